@@ -1,0 +1,1 @@
+"""The exchange types: each decides which destinations a message goes to."""

@@ -1,0 +1,67 @@
+"""A message, and a queue's copy of it.
+
+A `Message` is what was published: shared by all queues it was routed to, never changed afterwards. A `QueuedMessage` is
+one queue's copy with the state that differs per queue. `Channel.publish` and dead lettering create messages; only the
+queue that holds a copy changes it.
+"""
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from leveret.protocol.amqp.properties import PropertyFacts
+
+if TYPE_CHECKING:
+    from .queue import Queue
+
+
+class Message:
+    """One publish.
+
+    Persistent fields (they go into the log): sequence, published_at, exchange, routing_key, properties, body.
+    """
+
+    __slots__ = ("body", "durable_copies", "exchange", "facts", "properties", "published_at", "routing_key", "sequence", "stored")
+
+    def __init__(
+        self,
+        sequence: int,
+        published_at: int,
+        exchange: str,
+        routing_key: str,
+        properties: bytes,
+        facts: PropertyFacts,
+        body: bytes,
+    ) -> None:
+        self.sequence = sequence  # broker-wide, rising in publish order, never 0, never reused
+        self.published_at = published_at  # ms since the epoch
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.properties = properties  # the AMQP property list (flags and values) exactly as published
+        self.facts = facts  # what the broker itself must know of the properties
+        self.body = body
+        # In memory only, written by the journal:
+        self.durable_copies: list[QueuedMessage] | None = None  # copies to be stored; None for a transient message
+        self.stored = False  # whether the log holds it (or a batch that is being committed does)
+
+
+class CopyState(IntEnum):
+    """Where a queue's copy of a message is."""
+
+    READY = 0
+    UNACKED = 1
+    GONE = 2  # acked, dropped, expired, dead-lettered or purged; may still sit in a lazily cleaned structure
+
+
+class QueuedMessage:
+    """One queue's copy of a message. Order within a queue is `message.sequence`, before priorities."""
+
+    __slots__ = ("delivery_count", "expires_at", "message", "priority", "queue", "redelivered", "state")
+
+    def __init__(self, message: Message, queue: "Queue", expires_at: int | None, priority: int) -> None:
+        self.message = message
+        self.queue = queue
+        self.expires_at = expires_at  # ms since the epoch, kept over requeues; None: never
+        self.priority = priority  # already capped to the queue's x-max-priority; 0 in a queue without
+        self.state = CopyState.READY
+        self.redelivered = False
+        self.delivery_count = 0  # how often a delivery failed (not: was merely handed back with nack)

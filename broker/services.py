@@ -1,0 +1,66 @@
+"""What the domain needs of its surroundings, as narrow interfaces; `Broker` makes one set and hands it down.
+
+The real ones are `Journal`, `Turn` and `Timers`; unit tests pass fakes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from .clock import Clock
+from .message import Message, QueuedMessage
+
+if TYPE_CHECKING:
+    from .queue import Queue
+
+
+class JournalLike(Protocol):
+    """Where the domain says what must be durable. Nothing is durable before the next commit."""
+
+    def publish(self, message: Message, copies: list[QueuedMessage]) -> None:
+        """These copies of a persistent message lie in durable queues."""
+
+    def settle(self, copy: QueuedMessage) -> None:
+        """The copy is gone for good: acked, dropped, expired, dead-lettered or purged. Always safe to call."""
+
+    def requeue(self, copy: QueuedMessage) -> None:
+        """`redelivered` or `delivery_count` of the copy changed. Always safe to call."""
+
+    def topology(self, change: dict[str, object]) -> None:
+        """A durable exchange, queue or binding came or went; `change` is msgpack-able and is replayed in order."""
+
+
+class TurnLike(Protocol):
+    """The end of the loop's current turn, where coalesced work is done."""
+
+    def mark_queue(self, queue: "Queue") -> None:
+        """The queue may have something to deliver: call its `dispatch` once at the end of the turn."""
+
+
+class Timer(Protocol):
+    """A pending call."""
+
+    def cancel(self) -> None: ...
+
+
+class TimersLike(Protocol):
+    """Calls at a later time."""
+
+    def call_at(self, when_ms: int, callback: Callable[[], None]) -> Timer:
+        """Call back once at or shortly after this time of `Clock.now_ms`; never from inside this method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One per broker, shared by its vhosts."""
+
+    clock: Clock
+    journal: JournalLike
+    turn: TurnLike
+    timers: TimersLike
+    next_sequence: Callable[[], int]
+    """A new message sequence number."""
+    next_queue_id: Callable[[], int]
+    """A new queue id (u32, never reused)."""
+    random_name: Callable[[], str]
+    """22 URL-safe characters for server-made names (`amq.gen-...`, `amq.ctag-...`)."""

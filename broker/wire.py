@@ -1,0 +1,35 @@
+"""What a channel asks of the wire it is on. Each session implements it once per channel; the domain never sees bytes."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from leveret.protocol.errors import AmqpError
+
+from .message import Message, QueuedMessage
+
+if TYPE_CHECKING:
+    from .consumer import Consumer
+
+
+class Wire(Protocol):
+    """One channel's way to its peer. Calls only buffer; the session writes once per turn of the loop."""
+
+    def deliver(self, consumer: "Consumer", delivery_tag: int, copy: QueuedMessage) -> None:
+        """basic.deliver"""
+
+    def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
+        """basic.return: a mandatory message that reached no queue"""
+
+    def confirm(self, publish_tag: int, multiple: bool) -> None:
+        """basic.ack to a publisher"""
+
+    def refuse(self, publish_tag: int, multiple: bool) -> None:
+        """basic.nack to a publisher"""
+
+    def cancel_consumer(self, consumer_tag: str) -> None:
+        """basic.cancel from the broker: the consumer is gone"""
+
+    def close_channel(self, error: AmqpError) -> None:
+        """The channel failed by itself (not in answer to a method); the session closes it towards the peer"""
+
+    def is_writable(self) -> bool:
+        """False while the peer's socket is full: do not deliver; the session wakes the channel afterwards"""

@@ -1,0 +1,1 @@
+"""The asyncio SDK over the native framing."""
