@@ -6,10 +6,13 @@ Make a `FakeServices()` per test: its fields are the fakes, `.services` is what 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 from leveret.broker.message import Message, QueuedMessage
-from leveret.broker.queue import Queue
 from leveret.broker.services import Services
+
+if TYPE_CHECKING:
+    from leveret.broker.queue import Queue
 
 START_MS = 1_700_000_000_000
 
@@ -62,9 +65,9 @@ class FakeTurn:
     """Collects marked queues; `end` is the end of the loop's turn."""
 
     def __init__(self) -> None:
-        self.marked: list[Queue] = []
+        self.marked: list["Queue"] = []
 
-    def mark_queue(self, queue: Queue) -> None:
+    def mark_queue(self, queue: "Queue") -> None:
         if queue not in self.marked:
             self.marked.append(queue)
 
