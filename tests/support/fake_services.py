@@ -65,7 +65,7 @@ class FakeTurn:
     """Collects marked queues; `end` is the end of the loop's turn."""
 
     def __init__(self) -> None:
-        self.marked: list["Queue"] = []
+        self.marked: list[Queue] = []
 
     def mark_queue(self, queue: "Queue") -> None:
         if queue not in self.marked:
