@@ -1,0 +1,71 @@
+# On a machine with Python 3.11 or newer, git and make, `make run` and `make test` need nothing else done first.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt
+
+# What an installed environment depends on. A stamp that is newer than these is up to date.
+INPUTS := pyproject.toml constraints.txt Makefile
+
+.PHONY: run test check lint format unit integration crash interop fuzz bench soak build upgrade clean
+.DEFAULT_GOAL := check
+
+run: $(VENV)/runtime.stamp  ## Run a broker on ./data (AMQP on 5672, HTTP on 15672); Ctrl-C stops it.
+	$(BIN)/leveret serve --data-dir data
+
+test: lint  ## Everything that must hold before a change lands.
+	$(BIN)/pytest
+
+check: lint  ## The quick gate (under two minutes): style, types, layers, unit tests.
+	$(BIN)/pytest tests/unit tests/meta -m "not slow"
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp  ## Mend what the tools can mend.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit integration crash interop fuzz: $(VENV)/dev.stamp  ## One tier of tests.
+	$(BIN)/pytest tests/$@
+
+soak: $(VENV)/dev.stamp  ## Minutes of mixed load; `make test` leaves these tests out.
+	$(BIN)/pytest -m soak
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks
+
+build: $(VENV)/dev.stamp  ## dist/: the sdist, and the wheel made from it.
+	PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m build
+
+upgrade:  ## Write constraints.txt anew with the newest versions that pyproject.toml allows.
+	rm -rf build/upgrade
+	$(PYTHON) -m venv build/upgrade
+	build/upgrade/bin/pip install --quiet --upgrade pip
+	build/upgrade/bin/pip install --quiet hatchling --group dev --editable .
+	{ sed -n '/^#/p' constraints.txt; build/upgrade/bin/pip freeze --all --exclude-editable --exclude setuptools; } \
+		> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/upgrade
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/pip.stamp: $(INPUTS)
+	$(PYTHON) -c 'import sys; sys.exit("Leveret needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --upgrade pip
+	touch $@
+
+$(VENV)/runtime.stamp: $(VENV)/pip.stamp
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp
+	$(INSTALL) --group dev
+	touch $@

@@ -1,0 +1,26 @@
+"""Fixtures of the whole suite."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon import Daemon
+from hypothesis import settings
+
+# The machines that run this suite are small and shared: an example that takes long says nothing about the code.
+settings.register_profile("leveret", deadline=None)
+settings.load_profile("leveret")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A broker of this test's own, on an empty data directory."""
+    with Daemon(tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A broker that the whole session shares: use names of your own for queues and exchanges, and never stop it."""
+    with Daemon(tmp_path_factory.mktemp("shared") / "data") as running:
+        yield running
