@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from leveret.protocol.amqp.properties import PropertyFacts
 
 if TYPE_CHECKING:
+    from .journal import StoredBlob
     from .queue import Queue
 
 
@@ -20,7 +21,17 @@ class Message:
     Persistent fields (they go into the log): sequence, published_at, exchange, routing_key, properties, body.
     """
 
-    __slots__ = ("body", "durable_copies", "exchange", "facts", "properties", "published_at", "routing_key", "sequence", "stored")
+    __slots__ = (
+        "blob",
+        "body",
+        "durable_copies",
+        "exchange",
+        "facts",
+        "properties",
+        "published_at",
+        "routing_key",
+        "sequence",
+    )
 
     def __init__(
         self,
@@ -41,7 +52,7 @@ class Message:
         self.body = body
         # In memory only, written by the journal:
         self.durable_copies: list[QueuedMessage] | None = None  # copies to be stored; None for a transient message
-        self.stored = False  # whether the log holds it (or a batch that is being committed does)
+        self.blob: StoredBlob | None = None  # the blob that holds it, once packed into a batch
 
 
 class CopyState(IntEnum):

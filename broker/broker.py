@@ -1,0 +1,97 @@
+"""The broker: the root of the domain. It owns the vhosts, the journal and the turn; the server owns it.
+
+Everything below it is plain synchronous code on one thread; nothing here awaits.
+"""
+
+import base64
+import logging
+import secrets
+from collections.abc import Callable
+
+from leveret.protocol.errors import HardError
+from leveret.protocol.reply_codes import ReplyCode
+
+from .auth import User
+from .clock import Clock
+from .connection import Connection
+from .counters import Counters
+from .journal import Journal
+from .services import Services, TimersLike
+from .turn import Turn
+from .vhost import Vhost
+
+DEFAULT_VHOST = "/"
+QUEUE_ID_MAX = 2**32 - 1  # queue ids are u32 in the log
+
+log = logging.getLogger(__name__)
+
+
+class Broker:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        timers: TimersLike,
+        journal: Journal,
+        schedule: Callable[[Callable[[], None]], object],
+        kick_committer: Callable[[], None],
+    ) -> None:
+        self.clock = clock
+        self.journal = journal
+        self.counters = Counters()
+        self.turn = Turn(schedule, kick_committer)
+        self.connections: dict[Connection, None] = {}
+        self.last_sequence = 0  # of the newest message
+        self.last_queue_id = 0
+        self.services = Services(
+            clock=clock,
+            journal=journal,
+            turn=self.turn,
+            timers=timers,
+            next_sequence=self._next_sequence,
+            next_queue_id=self._next_queue_id,
+            random_name=_random_name,
+        )
+        self.vhosts: dict[str, Vhost] = {DEFAULT_VHOST: Vhost(DEFAULT_VHOST, self.services)}
+
+    def open_vhost(self, name: str, user: User) -> Vhost:
+        """The vhost, or a refusal as connection.open answers it."""
+        vhost = self.vhosts.get(name)
+        if vhost is None:
+            raise HardError(ReplyCode.NOT_ALLOWED, f"vhost {name} not found")
+        return vhost
+
+    def open_connection(self, vhost: Vhost, user: User, name: str) -> Connection:
+        connection = Connection(self, vhost, user, name)
+        self.connections[connection] = None
+        self.counters.connections_opened += 1
+        return connection
+
+    def connection_closed(self, connection: Connection) -> None:
+        """`Connection.close` says so."""
+        if connection in self.connections:
+            del self.connections[connection]
+            self.counters.connections_closed += 1
+
+    def rest(self) -> None:
+        """All connections are closed: write down that nothing is with consumers, so that a clean stop is exact."""
+        for vhost in self.vhosts.values():
+            for queue in vhost.queues.values():
+                if queue.durable and queue.delivering:
+                    self.journal.delivering(queue, False)
+
+    def _next_sequence(self) -> int:
+        self.last_sequence = sequence = self.last_sequence + 1
+        return sequence
+
+    def _next_queue_id(self) -> int:
+        if self.last_queue_id >= QUEUE_ID_MAX:
+            raise HardError(ReplyCode.RESOURCE_ERROR, "the broker has run out of queue ids")
+        self.last_queue_id += 1
+        return self.last_queue_id
+
+
+def _random_name() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()

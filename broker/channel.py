@@ -1,0 +1,499 @@
+"""A channel: what a client can do, once for both wires.
+
+A session translates its wire's methods into these calls and gives the channel a `Wire` to answer through. The channel owns
+its delivery tags, its unacked deliveries, its consumers and its publish tags. Errors are raised as `SoftError` (the
+session closes the channel) or `HardError` (it closes the connection).
+
+Invariants:
+- Every delivery tag of a delivery that wants an ack is in `_unacked` until it is settled or the channel closes.
+- Publish tags are answered exactly once, in rising order.
+- Nothing is delivered from a durable queue before its delivery mark is durable (`Journal.delivering`).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from leveret.protocol.amqp.properties import PropertyFacts, read_facts
+from leveret.protocol.errors import HardError, SoftError
+from leveret.protocol.reply_codes import ReplyCode
+
+from .confirms import Confirms
+from .consumer import Consumer
+from .dead_letter import DeathReason
+from .delivery import enqueue_to
+from .message import Message, QueuedMessage
+from .publish_checks import check_publish
+from .transaction import Kept, Transaction
+from .wire import Wire
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .queue import Queue
+
+CONSUMERS_MAX = 65_536  # per channel; RabbitMQ has no limit by default, we need one somewhere
+
+
+class QueueDeclared(NamedTuple):
+    """What queue.declare-ok carries."""
+
+    name: str
+    message_count: int
+    consumer_count: int
+
+
+class Got(NamedTuple):
+    """What basic.get-ok carries; `message_count` is what is ready after this one."""
+
+    delivery_tag: int
+    copy: QueuedMessage
+    message_count: int
+
+
+class Delivery(NamedTuple):
+    """A delivery that waits for its ack; `consumer` is None for one that was fetched with get."""
+
+    copy: QueuedMessage
+    consumer: Consumer | None
+
+
+Settlement = Callable[[Mapping[int, Delivery]], None]
+
+
+class Channel:
+    """See the module's docstring. Made by `Connection.open_channel`."""
+
+    def __init__(self, connection: "Connection", number: int, wire: Wire) -> None:
+        self.connection = connection
+        self.number = number
+        self.wire = wire
+        self.is_open = True
+        self.consumers: dict[str, Consumer] = {}
+        self._vhost = connection.vhost
+        self._services = connection.vhost.services
+        self._journal = connection.journal
+        self._counters = connection.counters
+        self._last_queue: str | None = None  # what an empty queue name means
+        self._delivery_tag = 0
+        self._unacked: dict[int, Delivery] = {}
+        self._counted = 0  # unacked deliveries of consumers: what the channel-wide limit counts
+        self._consumer_prefetch = 0  # for consumers started from now on; 0: no limit
+        self._channel_prefetch = 0  # over all consumers of the channel; 0: no limit
+        self._confirms: Confirms | None = None
+        self._transaction: Transaction | None = None
+
+    # Exchanges and queues
+
+    def exchange_declare(
+        self,
+        name: str,
+        type_: str,
+        *,
+        passive: bool,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: Mapping[str, object],
+    ) -> None:
+        self._vhost.declare_exchange(
+            name,
+            type_,
+            passive=passive,
+            durable=durable,
+            auto_delete=auto_delete,
+            internal=internal,
+            arguments=arguments,
+        )
+
+    def exchange_delete(self, name: str, *, if_unused: bool) -> None:
+        self._vhost.delete_exchange(name, if_unused=if_unused)
+
+    def exchange_bind(self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+        self._vhost.bind_exchange(destination, source, binding_key, arguments)
+
+    def exchange_unbind(self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+        self._vhost.unbind_exchange(destination, source, binding_key, arguments)
+
+    def queue_declare(
+        self,
+        name: str,
+        *,
+        passive: bool,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        arguments: Mapping[str, object],
+    ) -> QueueDeclared:
+        """An empty name asks for a server-made one; with `passive` it means the last one declared here."""
+        queue = self._vhost.declare_queue(
+            self._queue_name(name) if passive else name,
+            self.connection,
+            passive=passive,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            arguments=arguments,
+        )
+        self._last_queue = queue.name
+        return QueueDeclared(queue.name, queue.message_count, queue.consumer_count)
+
+    def queue_bind(self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+        name, key = self._binding_names(queue, binding_key)
+        self._vhost.bind_queue(name, exchange, key, arguments, self.connection)
+
+    def queue_unbind(self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+        name, key = self._binding_names(queue, binding_key)
+        self._vhost.unbind_queue(name, exchange, key, arguments, self.connection)
+
+    def queue_purge(self, queue: str) -> int:
+        """Drop what is ready; returns how much it was."""
+        return self._find_queue(queue).purge()
+
+    def queue_delete(self, queue: str, *, if_unused: bool, if_empty: bool) -> int:
+        """Returns how many ready messages went with it; a missing queue is no error (0)."""
+        name = self._queue_name(queue)
+        return self._vhost.delete_queue(name, self.connection, if_unused=if_unused, if_empty=if_empty)
+
+    def _queue_name(self, name: str) -> str:
+        if name:
+            return name
+        if self._last_queue is None:
+            raise SoftError(ReplyCode.NOT_FOUND, "no previously declared queue")
+        return self._last_queue
+
+    def _binding_names(self, queue: str, binding_key: str) -> tuple[str, str]:
+        # 0-9-1 section 1.7.2.3.6: with neither a queue name nor a key, the queue's name is the key.
+        name = self._queue_name(queue)
+        return name, binding_key if queue or binding_key else name
+
+    def _find_queue(self, name: str) -> "Queue":
+        return self._vhost.find_queue(self._queue_name(name), self.connection)
+
+    # Publishing
+
+    def confirm_select(self) -> None:
+        """From now on publishes are counted and confirmed. Again: no effect, the count goes on."""
+        if self._transaction is not None:
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "cannot switch from tx to confirm mode")
+        if self._confirms is None:
+            self._confirms = Confirms(self.wire)
+
+    def publish(
+        self, exchange: str, routing_key: str, mandatory: bool, immediate: bool, properties: bytes, body: bytes
+    ) -> None:
+        """Checks in RabbitMQ's order (`rabbit_channel`), then routes; the confirm follows after the commit."""
+        confirms = self._confirms
+        if confirms is not None:
+            confirms.last_tag += 1
+        if immediate:
+            raise HardError(ReplyCode.NOT_IMPLEMENTED, "immediate=true")
+        facts = read_facts(properties)
+        if not facts.plain:
+            check_publish(facts, self.connection.user)
+        queues, properties = self._vhost.route_publish(exchange, routing_key, properties, facts)
+        if self._transaction is not None:
+            self._transaction.publishes.append(
+                partial(self._deliver_publish, queues, exchange, routing_key, mandatory, properties, facts, body)
+            )
+        else:
+            self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
+
+    def _deliver_publish(
+        self,
+        queues: "Sequence[Queue]",
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        properties: bytes,
+        facts: PropertyFacts,
+        body: bytes,
+    ) -> None:
+        services = self._services
+        message = Message(
+            services.next_sequence(), services.clock.now_ms(), exchange, routing_key, properties, facts, body
+        )
+        self._counters.published += 1
+        refused = False
+        if queues:
+            refused = enqueue_to(message, queues, services)
+        elif mandatory:
+            self._counters.returned += 1
+            self.wire.return_message(message, ReplyCode.NO_ROUTE, "NO_ROUTE")
+        else:
+            self._counters.unroutable += 1
+        confirms = self._confirms
+        if confirms is not None:
+            if refused:
+                confirms.refuse_last()
+            self._journal.confirm(self, confirms.last_tag)
+
+    def publish_failed(self) -> None:
+        """The newest publish raised and the wire answers it by itself: it gets no confirm."""
+        if self._confirms is not None:
+            self._confirms.skip_last()
+            self._journal.confirm(self, self._confirms.last_tag)
+
+    def confirm_up_to(self, publish_tag: int) -> None:
+        """The journal: everything up to this publish is durable."""
+        if self._confirms is not None and self.is_open:
+            self._counters.confirmed += self._confirms.confirm_up_to(publish_tag)
+
+    @property
+    def is_confirming(self) -> bool:
+        return self._confirms is not None
+
+    # Transactions
+
+    def tx_select(self) -> None:
+        if self._confirms is not None:
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "cannot switch from confirm to tx mode")
+        if self._transaction is None:
+            self._transaction = Transaction()
+
+    def tx_commit(self) -> None:
+        """Applies everything at once; the session holds commit-ok back until it is durable."""
+        self._require_transaction().commit()
+        self._journal.changes += 1
+
+    def tx_rollback(self) -> None:
+        self._require_transaction().rollback()
+
+    def _require_transaction(self) -> Transaction:
+        if self._transaction is None:
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "channel is not transactional")
+        return self._transaction
+
+    # Consuming
+
+    def qos(self, prefetch_size: int, prefetch_count: int, global_: bool) -> None:
+        """RabbitMQ's reading: not global limits each consumer started later, global limits the whole channel."""
+        if prefetch_size:
+            raise HardError(ReplyCode.NOT_IMPLEMENTED, f"prefetch_size!=0 ({prefetch_size})")
+        if global_:
+            self._channel_prefetch = prefetch_count
+            self.wake_consumers()
+        else:
+            self._consumer_prefetch = prefetch_count
+
+    def consume(
+        self, queue: str, consumer_tag: str, *, no_ack: bool, exclusive: bool, arguments: Mapping[str, object]
+    ) -> str:
+        """Start a consumer; returns its tag, made by the broker when none was given."""
+        found = self._find_queue(queue)
+        tag = consumer_tag or f"amq.ctag-{self._services.random_name()}"
+        if tag in self.consumers:
+            raise HardError(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
+        if len(self.consumers) >= CONSUMERS_MAX:
+            raise HardError(ReplyCode.NOT_ALLOWED, f"reached maximum ({CONSUMERS_MAX}) of consumers per channel")
+        consumer = Consumer(
+            tag,
+            found,
+            self,
+            no_ack=no_ack,
+            exclusive=exclusive,
+            arguments=arguments,
+            prefetch_count=self._consumer_prefetch,
+        )
+        found.add_consumer(consumer)
+        self.consumers[tag] = consumer
+        self._open_for_delivery(found)
+        return tag
+
+    def cancel(self, consumer_tag: str) -> None:
+        """Stop a consumer; its unacked deliveries stay the channel's. An unknown tag is no error."""
+        consumer = self.consumers.pop(consumer_tag, None)
+        if consumer is not None:
+            consumer.queue.remove_consumer(consumer)
+
+    def consumer_cancelled(self, consumer: Consumer) -> None:
+        """The queue ended this consumer (it was deleted): tell the client."""
+        if self.consumers.pop(consumer.tag, None) is not None and self.is_open:
+            self.wire.cancel_consumer(consumer.tag)
+
+    def get(self, queue: str, *, no_ack: bool) -> Got | None:
+        """Take the head of a queue, or None when nothing is ready."""
+        found = self._find_queue(queue)
+        copy = found.take()
+        if copy is None:
+            return None
+        self._open_for_delivery(found)
+        tag = self._next_delivery_tag()
+        self._counters.got += 1
+        if no_ack:
+            found.settle(copy)
+        else:
+            self._unacked[tag] = Delivery(copy, None)
+        return Got(tag, copy, found.message_count)
+
+    def _open_for_delivery(self, queue: "Queue") -> None:
+        """Have the delivery mark made durable before anything of a durable queue is sent.
+
+        The session holds back the reply to the method that caused this, as for every durable change.
+        """
+        if queue.durable and not queue.delivering:
+            self._journal.delivering(queue, True)
+            queue.may_deliver = False
+            self._journal.when_durable(partial(_let_deliver, queue))
+
+    def can_take(self, consumer: Consumer) -> bool:
+        """Whether the channel-wide limit and the socket leave room for a delivery."""
+        limit = self._channel_prefetch
+        return (not limit or self._counted < limit) and self.wire.is_writable()
+
+    def deliver(self, consumer: Consumer, copy: QueuedMessage) -> None:
+        """The queue hands a copy to one of this channel's consumers."""
+        self._delivery_tag = tag = self._delivery_tag + 1
+        self._counters.delivered += 1
+        if consumer.no_ack:
+            self.wire.deliver(consumer, tag, copy)
+            copy.queue.settle(copy)
+        else:
+            self._unacked[tag] = Delivery(copy, consumer)
+            self._counted += 1
+            consumer.unacked_count += 1
+            self.wire.deliver(consumer, tag, copy)
+
+    def _next_delivery_tag(self) -> int:
+        self._delivery_tag += 1
+        return self._delivery_tag
+
+    def wake_consumers(self) -> None:
+        """Limits were raised or the socket drained: consumers that were held back may go on."""
+        for consumer in self.consumers.values():
+            consumer.queue.consumer_ready(consumer)
+
+    # Settling
+
+    @property
+    def unacked_count(self) -> int:
+        """How many deliveries wait for an ack."""
+        return len(self._unacked)
+
+    def unacked_copies(self) -> Iterator[QueuedMessage]:
+        """The copies that are with this channel's client, those settled in an open transaction included."""
+        for copy, _ in self._unacked.values():
+            yield copy
+        if self._transaction is not None:
+            yield from self._transaction.kept_copies()
+
+    def ack(self, delivery_tag: int, multiple: bool) -> None:
+        if self._transaction is None and not multiple:
+            delivery = self._unacked.pop(delivery_tag, None)
+            if delivery is None:
+                raise _unknown_delivery_tag(delivery_tag)
+            self._release((delivery,))
+            self._counters.acked += 1
+            delivery.copy.queue.settle(delivery.copy)
+        else:
+            self._settle(self._take_unacked(delivery_tag, multiple), self._apply_ack)
+
+    def nack(self, delivery_tag: int, multiple: bool, requeue: bool) -> None:
+        """basic.nack; for a requeue it does not count as a failed delivery (RabbitMQ 4's table)."""
+        apply = partial(self._apply_requeue, failed=False) if requeue else self._apply_reject
+        self._settle(self._take_unacked(delivery_tag, multiple), apply)
+
+    def reject(self, delivery_tag: int, requeue: bool) -> None:
+        """basic.reject; a requeue counts as a failed delivery."""
+        apply = partial(self._apply_requeue, failed=True) if requeue else self._apply_reject
+        self._settle(self._take_unacked(delivery_tag, False), apply)
+
+    def recover(self) -> None:
+        """Requeue everything unacked on this channel."""
+        deliveries = self._unacked
+        self._unacked = {}
+        self._release(deliveries.values())
+        self._apply_requeue(deliveries, failed=True)
+
+    def _settle(self, deliveries: dict[int, Delivery], apply: Settlement) -> None:
+        if self._transaction is None:
+            self._release(deliveries.values())
+            apply(deliveries)
+        else:
+            self._transaction.settlements.append(
+                Kept(
+                    [delivery.copy for delivery in deliveries.values()],
+                    partial(self._commit_settlement, deliveries, apply),
+                    partial(self._restore_unacked, deliveries),
+                )
+            )
+
+    def _commit_settlement(self, deliveries: dict[int, Delivery], apply: Settlement) -> None:
+        self._release(deliveries.values())
+        apply(deliveries)
+
+    def _restore_unacked(self, deliveries: dict[int, Delivery]) -> None:
+        self._unacked = dict(sorted((self._unacked | deliveries).items()))
+
+    def _take_unacked(self, delivery_tag: int, multiple: bool) -> dict[int, Delivery]:
+        unacked = self._unacked
+        if not multiple:
+            delivery = unacked.pop(delivery_tag, None)
+            if delivery is None:
+                raise _unknown_delivery_tag(delivery_tag)
+            return {delivery_tag: delivery}
+        if delivery_tag == 0:  # 0-9-1 section 1.8.3.13: zero with multiple means all outstanding
+            self._unacked = {}
+            return unacked
+        if delivery_tag not in unacked:
+            raise _unknown_delivery_tag(delivery_tag)
+        taken: dict[int, Delivery] = {}
+        for tag, delivery in unacked.items():  # rising, tags are only ever appended
+            if tag > delivery_tag:
+                break
+            taken[tag] = delivery
+        for tag in taken:
+            del unacked[tag]
+        return taken
+
+    def _release(self, deliveries: Iterable[Delivery]) -> None:
+        """Give the deliveries' credit back to their consumers and the channel."""
+        channel_was_full = bool(self._channel_prefetch) and self._counted >= self._channel_prefetch
+        for _, consumer in deliveries:
+            if consumer is not None:
+                self._counted -= 1
+                consumer.unacked_count -= 1
+                if consumer.is_blocked:
+                    consumer.queue.consumer_ready(consumer)
+        if channel_was_full and self._counted < self._channel_prefetch:
+            self.wake_consumers()
+
+    def _apply_ack(self, deliveries: Mapping[int, Delivery]) -> None:
+        self._counters.acked += len(deliveries)
+        for copy, _ in deliveries.values():
+            copy.queue.settle(copy)
+
+    def _apply_reject(self, deliveries: Mapping[int, Delivery]) -> None:
+        for copy, _ in deliveries.values():
+            copy.queue.discard(copy, DeathReason.REJECTED)
+
+    def _apply_requeue(self, deliveries: Mapping[int, Delivery], *, failed: bool) -> None:
+        by_queue: dict[Queue, list[QueuedMessage]] = {}
+        for copy, _ in deliveries.values():
+            by_queue.setdefault(copy.queue, []).append(copy)
+        for queue, copies in by_queue.items():
+            queue.requeue(copies, failed=failed)
+
+    # The end
+
+    def close(self) -> None:
+        """Drop the consumers, requeue what is unacked, forget pending confirms. Idempotent."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._journal.forget_channel(self)
+        if self._transaction is not None:
+            self._transaction.rollback()
+        consumers, self.consumers = self.consumers, {}
+        # Messages go back before the consumers go: the last consumer of an auto-delete queue takes the queue along.
+        self.recover()
+        for consumer in consumers.values():
+            consumer.queue.remove_consumer(consumer)
+
+
+def _let_deliver(queue: "Queue") -> None:
+    queue.may_deliver = True
+    queue.vhost.services.turn.mark_queue(queue)
+
+
+def _unknown_delivery_tag(delivery_tag: int) -> SoftError:
+    return SoftError(ReplyCode.PRECONDITION_FAILED, f"unknown delivery tag {delivery_tag}")

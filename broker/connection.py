@@ -1,0 +1,48 @@
+"""A connection as the domain sees it: who is there, on which vhost, with which channels. The session owns it.
+
+It is the owner of its exclusive queues: they go when it goes.
+"""
+
+from typing import TYPE_CHECKING
+
+from .auth import User
+from .channel import Channel
+from .vhost import Vhost
+from .wire import Wire
+
+if TYPE_CHECKING:
+    from .broker import Broker
+
+
+class Connection:
+    """Made by `Broker.open_connection` after login and vhost are settled."""
+
+    def __init__(self, broker: "Broker", vhost: Vhost, user: User, name: str) -> None:
+        self.vhost = vhost
+        self.user = user
+        self.name = name  # peer address -> own address, as RabbitMQ names connections
+        self.journal = broker.journal
+        self.counters = broker.counters
+        self.channels: dict[int, Channel] = {}
+        self._broker = broker
+
+    def open_channel(self, number: int, wire: Wire) -> Channel:
+        """The session has checked that the number is free and allowed."""
+        channel = Channel(self, number, wire)
+        self.channels[number] = channel
+        self.counters.channels_opened += 1
+        return channel
+
+    def close_channel(self, number: int) -> None:
+        """Close a channel if it is open."""
+        channel = self.channels.pop(number, None)
+        if channel is not None:
+            channel.close()
+            self.counters.channels_closed += 1
+
+    def close(self) -> None:
+        """Close all channels and delete the exclusive queues. Idempotent."""
+        for number in list(self.channels):
+            self.close_channel(number)
+        self.vhost.delete_exclusive_queues(self)
+        self._broker.connection_closed(self)

@@ -1,0 +1,159 @@
+"""The socket side of a connection: bytes between the loop and a session, flow control, one write per turn.
+
+The first bytes decide which wire it is. A transport knows no method and no message.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable
+
+from leveret.protocol.amqp.connection import PROTOCOL_HEADER as AMQP_HEADER
+from leveret.protocol.errors import AmqpError
+from leveret.protocol.native.framing import MAGIC as NATIVE_MAGIC
+
+from .amqp_session import AmqpSession
+from .native_session import NativeSession
+from .session import Session, SessionSettings
+
+log = logging.getLogger(__name__)
+
+WRITE_HIGH_BYTES = 1 << 20  # above it the peer counts as slow: its consumers get nothing until it has read
+UNCOMMITTED_HIGH_BYTES = 16 << 20  # above it nobody may publish more until the disk has caught up
+
+
+class Transport(asyncio.Protocol):
+    """One per accepted socket. It is its session's `SessionHost`."""
+
+    def __init__(self, settings: SessionSettings, handshake_timeout_s: float, on_close: Callable[["Transport"], None]):
+        self.name = "?"
+        self.peer_is_loopback = False
+        self.session: Session | None = None
+        self._settings = settings
+        self._handshake_timeout_s = handshake_timeout_s
+        self._on_close = on_close
+        self._socket: asyncio.Transport | None = None
+        self._first_bytes = b""
+        self._handshake_timer: asyncio.TimerHandle | None = None
+        self._holds = 0  # reasons not to read: the session's and the committer's
+
+    # What the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._socket = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if peer and own:
+            self.name = f"{_address(peer)} -> {_address(own)}"
+            self.peer_is_loopback = ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
+        loop = asyncio.get_running_loop()
+        self._handshake_timer = loop.call_later(self._handshake_timeout_s, self._handshake_timed_out)
+
+    def data_received(self, data: bytes) -> None:
+        session = self.session
+        if session is None:
+            self._choose_wire(data)
+        else:
+            session.receive_data(data)
+        journal = self._settings.broker.journal
+        if journal.pending_bytes > UNCOMMITTED_HIGH_BYTES:
+            self.pause_input()
+            journal.when_durable(self.resume_input)
+
+    def eof_received(self) -> None:
+        """The peer sends no more: nothing can be asked of it any more either. Returning None closes the socket."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_handshake_timer()
+        self._socket = None
+        if self.session is not None:
+            self.session.connection_lost()
+        self._settings.broker.turn.wake()
+        self._on_close(self)
+
+    def pause_writing(self) -> None:
+        if self.session is not None:
+            self.session.set_writable(False)
+
+    def resume_writing(self) -> None:
+        if self.session is not None:
+            self.session.set_writable(True)
+
+    def _choose_wire(self, data: bytes) -> None:
+        self._first_bytes += data
+        data = self._first_bytes
+        if data[: len(NATIVE_MAGIC) - 1] == NATIVE_MAGIC[:-1]:
+            self.session = NativeSession(self._settings, self)
+        elif len(data) >= len(AMQP_HEADER) or not _begins_a_wire(data):
+            self.session = AmqpSession(self._settings, self)  # which also knows how to refuse garbage
+        else:
+            return  # too few bytes to tell
+        self._first_bytes = b""
+        self.session.receive_data(data)
+
+    def _handshake_timed_out(self) -> None:
+        if self.session is None or not self.session.is_established:
+            log.warning("closing %s: the handshake was not done within %g s", self.name, self._handshake_timeout_s)
+            self.abort()
+
+    def _cancel_handshake_timer(self) -> None:
+        if self._handshake_timer is not None:
+            self._handshake_timer.cancel()
+            self._handshake_timer = None
+
+    # What the session calls
+
+    def request_flush(self) -> None:
+        self._settings.broker.turn.mark_flush(self)
+
+    def pause_input(self) -> None:
+        self._holds += 1
+        if self._holds == 1 and self._socket is not None:
+            self._socket.pause_reading()
+
+    def resume_input(self) -> None:
+        self._holds -= 1
+        if self._holds == 0 and self._socket is not None and not self._socket.is_closing():
+            self._socket.resume_reading()
+
+    def close_after(self, delay_s: float) -> None:
+        asyncio.get_running_loop().call_later(delay_s, self.abort)
+
+    # What the turn and the server call
+
+    def flush(self) -> None:
+        session, socket = self.session, self._socket
+        if session is None or socket is None:
+            return
+        output = session.take_output()
+        if output:
+            socket.write(output[0] if len(output) == 1 else b"".join(output))
+        if session.is_established:
+            self._cancel_handshake_timer()
+        if session.is_closed:
+            socket.close()
+
+    def tick(self, now_s: float) -> None:
+        if self.session is not None:
+            self.session.tick(now_s)
+
+    def close(self, error: AmqpError) -> None:
+        """End the connection politely; without a session there is nobody to tell."""
+        if self.session is None:
+            self.abort()
+        else:
+            self.session.close(error)
+
+    def abort(self) -> None:
+        if self._socket is not None:
+            self._socket.abort()
+
+
+def _begins_a_wire(data: bytes) -> bool:
+    return AMQP_HEADER.startswith(data) or NATIVE_MAGIC.startswith(data)
+
+
+def _address(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
