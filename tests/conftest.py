@@ -7,7 +7,7 @@ import pytest
 from daemon import Daemon
 from hypothesis import settings
 
-# The machines that run this suite are small and shared: an example that takes long says nothing about the code.
+# This suite runs on small and busy machines: that an example took long says nothing about the code.
 settings.register_profile("leveret", deadline=None)
 settings.load_profile("leveret")
 
@@ -21,6 +21,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A broker that the whole session shares: use names of your own for queues and exchanges, and never stop it."""
+    """A broker that the whole session shares: use your own names for queues and exchanges, never stop it."""
     with Daemon(tmp_path_factory.mktemp("shared") / "data") as running:
         yield running

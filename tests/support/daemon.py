@@ -1,7 +1,7 @@
 """A real broker as a subprocess, for tests that need sockets, signals or kill -9.
 
-`tests/conftest.py` makes the fixtures `daemon` (one per test) and `shared_daemon` (one per session) of it. A `Daemon`
-listens on ports that the kernel chose and keeps them over `restart`, so that a client can find it again.
+`tests/conftest.py` makes the fixtures `daemon` (one per test) and `shared_daemon` (one per session) of it. A
+`Daemon` listens on ports that the kernel chose and keeps them over `restart`, so that a client can find it again.
 """
 
 import os

@@ -1,0 +1,80 @@
+"""The `leveret` command: reads options, calls the broker or a tool, makes of an error one line and a code.
+
+Exit codes: 0 done; 1 failed, and may work when tried again (a port in use); 2 will fail again until a
+person acts (a wrong option, a damaged store). deploy/leveret.service does not restart the broker after a 2.
+Only this module ends the process.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from leveret.storage.engine import Corrupt, EngineError
+from leveret.version import __version__
+
+from . import logs, server
+from .config import OPTIONS, ConfigError, load
+
+EXIT_FAILED = 1
+EXIT_NEEDS_A_PERSON = 2
+
+
+def _with_config_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command a flag for every option that `Config` declares."""
+    for option in reversed(tuple(OPTIONS.values())):
+        hidden = not option.about.shown
+        flag = click.option(option.flag, option.name, metavar="VALUE", help=option.help, hidden=hidden)
+        command = flag(command)
+    return command
+
+
+@click.group()
+@click.version_option(__version__, message="leveret %(version)s")
+def commands() -> int:
+    """Leveret, a message broker: a confirm means that the message is on the disk."""
+    return 0
+
+
+@commands.command()
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), envvar="LEVERET_CONFIG", help="A TOML file."
+)
+@_with_config_options
+def serve(file: Path | None, **flags: str | None) -> int:
+    """Run a broker until SIGTERM or SIGINT.
+
+    Options come from the command line, else the environment, else the TOML file. When the broker accepts
+    connections, it prints one line: ready port=N http_port=N data_dir=PATH
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    config = load(given, os.environ, file)
+    logs.configure(config.log_level, config.log_format)
+    exit_code: int = server.serve(config)
+    return exit_code
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        exit_code: int = commands.main(prog_name="leveret", standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except ConfigError as error:
+        return _fail(str(error), EXIT_NEEDS_A_PERSON)
+    except Corrupt as error:
+        return _fail(str(error), EXIT_NEEDS_A_PERSON)
+    except (EngineError, OSError) as error:
+        return _fail(str(error), EXIT_FAILED)
+    return exit_code
+
+
+def _fail(text: str, exit_code: int) -> int:
+    print("leveret:", " ".join(text.split()), file=sys.stderr)
+    return exit_code
