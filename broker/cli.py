@@ -7,7 +7,7 @@ Only this module ends the process.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -58,12 +58,13 @@ def serve(file: Path | None, **flags: str | None) -> int:
 
 def main() -> None:
     """The console script."""
-    sys.exit(_run())
+    sys.exit(run())
 
 
-def _run() -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command (by default that of the process) and return its exit code; errors are said on stderr."""
     try:
-        exit_code: int = commands.main(prog_name="leveret", standalone_mode=False)
+        exit_code: int = commands.main(arguments, prog_name="leveret", standalone_mode=False)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except ConfigError as error:
