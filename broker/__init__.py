@@ -1,1 +1,3 @@
-"""The broker: the domain (vhost, exchange, queue, message), channel semantics, the two wires' sessions, the daemon."""
+"""The broker: the domain (vhost, exchange, queue, message), channel semantics, the two wires' sessions, the
+daemon.
+"""

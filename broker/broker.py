@@ -76,7 +76,9 @@ class Broker:
             self.counters.connections_closed += 1
 
     def rest(self) -> None:
-        """All connections are closed: write down that nothing is with consumers, so that a clean stop is exact."""
+        """All connections are closed: write down that nothing is with consumers, so that a clean stop is
+        exact.
+        """
         for vhost in self.vhosts.values():
             for queue in vhost.queues.values():
                 if queue.durable and queue.delivering:

@@ -1,11 +1,12 @@
 """A channel: what a client can do, once for both wires.
 
-A session translates its wire's methods into these calls and gives the channel a `Wire` to answer through. The channel owns
-its delivery tags, its unacked deliveries, its consumers and its publish tags. Errors are raised as `SoftError` (the
-session closes the channel) or `HardError` (it closes the connection).
+A session translates its wire's methods into these calls and gives the channel a `Wire` to answer through. The
+channel owns its delivery tags, its unacked deliveries, its consumers and its publish tags. Errors are raised
+as `SoftError` (the session closes the channel) or `HardError` (it closes the connection).
 
 Invariants:
-- Every delivery tag of a delivery that wants an ack is in `_unacked` until it is settled or the channel closes.
+- Every delivery tag of a delivery that wants an ack is in `_unacked` until it is settled or the channel
+  closes.
 - Publish tags are answered exactly once, in rising order.
 - Nothing is delivered from a durable queue before its delivery mark is durable (`Journal.delivering`).
 """
@@ -108,10 +109,14 @@ class Channel:
     def exchange_delete(self, name: str, *, if_unused: bool) -> None:
         self._vhost.delete_exchange(name, if_unused=if_unused)
 
-    def exchange_bind(self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+    def exchange_bind(
+        self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]
+    ) -> None:
         self._vhost.bind_exchange(destination, source, binding_key, arguments)
 
-    def exchange_unbind(self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+    def exchange_unbind(
+        self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]
+    ) -> None:
         self._vhost.unbind_exchange(destination, source, binding_key, arguments)
 
     def queue_declare(
@@ -137,11 +142,15 @@ class Channel:
         self._last_queue = queue.name
         return QueueDeclared(queue.name, queue.message_count, queue.consumer_count)
 
-    def queue_bind(self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+    def queue_bind(
+        self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]
+    ) -> None:
         name, key = self._binding_names(queue, binding_key)
         self._vhost.bind_queue(name, exchange, key, arguments, self.connection)
 
-    def queue_unbind(self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]) -> None:
+    def queue_unbind(
+        self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]
+    ) -> None:
         name, key = self._binding_names(queue, binding_key)
         self._vhost.unbind_queue(name, exchange, key, arguments, self.connection)
 
@@ -179,7 +188,13 @@ class Channel:
             self._confirms = Confirms(self.wire)
 
     def publish(
-        self, exchange: str, routing_key: str, mandatory: bool, immediate: bool, properties: bytes, body: bytes
+        self,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        immediate: bool,
+        properties: bytes,
+        body: bytes,
     ) -> None:
         """Checks in RabbitMQ's order (`rabbit_channel`), then routes; the confirm follows after the commit."""
         confirms = self._confirms
@@ -193,7 +208,9 @@ class Channel:
         queues, properties = self._vhost.route_publish(exchange, routing_key, properties, facts)
         if self._transaction is not None:
             self._transaction.publishes.append(
-                partial(self._deliver_publish, queues, exchange, routing_key, mandatory, properties, facts, body)
+                partial(
+                    self._deliver_publish, queues, exchange, routing_key, mandatory, properties, facts, body
+                )
             )
         else:
             self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
@@ -284,7 +301,9 @@ class Channel:
         if tag in self.consumers:
             raise HardError(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         if len(self.consumers) >= CONSUMERS_MAX:
-            raise HardError(ReplyCode.NOT_ALLOWED, f"reached maximum ({CONSUMERS_MAX}) of consumers per channel")
+            raise HardError(
+                ReplyCode.NOT_ALLOWED, f"reached maximum ({CONSUMERS_MAX}) of consumers per channel"
+            )
         consumer = Consumer(
             tag,
             found,
@@ -484,7 +503,8 @@ class Channel:
         if self._transaction is not None:
             self._transaction.rollback()
         consumers, self.consumers = self.consumers, {}
-        # Messages go back before the consumers go: the last consumer of an auto-delete queue takes the queue along.
+        # Messages go back before the consumers go: the last consumer of an auto-delete queue takes the queue
+        # along.
         self.recover()
         for consumer in consumers.values():
             consumer.queue.remove_consumer(consumer)

@@ -1,7 +1,8 @@
 """A checkpoint: the durable state of the broker, folded, at one position of the log.
 
-Recovery is a checkpoint plus the blobs after it. A checkpoint says which copies of messages are alive, not what is in them:
-the messages stay in the blobs they were published in, and it names the blobs that must still be there.
+Recovery is a checkpoint plus the blobs after it. A checkpoint says which copies of messages are alive, not
+what is in them: the messages stay in the blobs they were published in, and it names the blobs that must still
+be there.
 """
 
 import sys
@@ -58,7 +59,13 @@ class Checkpoint:
                 "chain_hash": self.chain_hash,
                 "topology": self.topology,
                 "queues": [
-                    [q.queue_id, q.delivering, _to_bytes(q.sequences), _to_bytes(q.redelivered), q.delivery_counts]
+                    [
+                        q.queue_id,
+                        q.delivering,
+                        _to_bytes(q.sequences),
+                        _to_bytes(q.redelivered),
+                        q.delivery_counts,
+                    ]
                     for q in self.queues
                 ],
                 "blobs": _to_bytes(array("Q", self.blobs)),
@@ -72,7 +79,8 @@ class Checkpoint:
             fields = records.unpack_map(data)
             if fields["format"] != CHECKPOINT_FORMAT:
                 raise Corrupt(
-                    f"the checkpoint has format {fields['format']}, this version of Leveret reads {CHECKPOINT_FORMAT}"
+                    f"the checkpoint has format {fields['format']}, "
+                    f"this version of Leveret reads format {CHECKPOINT_FORMAT}"
                 )
             return cls(
                 last_sequence=fields["last_sequence"],

@@ -15,7 +15,9 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock, made steady: a jump of the wall clock after start-up changes no expiry and no order."""
+    """The machine's clock, made steady: a jump of the wall clock after start-up changes no expiry and no
+    order.
+    """
 
     def __init__(self) -> None:
         self._offset_s = time.time() - time.monotonic()

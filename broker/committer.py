@@ -1,11 +1,13 @@
-"""Group commit: takes what the journal has pending, makes it durable with one append, then lets it be confirmed.
+"""Group commit: takes what the journal has pending, makes it durable with one append, then lets it be
+confirmed.
 
-There is no timer: while one batch is on its way to the disk, the next one gathers. Every confirm goes this way, also one
-that has nothing to store, so confirms never overtake each other. From time to time a batch is followed by a checkpoint,
-after which blobs without live copies are dropped.
+There is no timer: while one batch is on its way to the disk, the next one gathers. Every confirm goes this
+way, also one that has nothing to store, so confirms never overtake each other. From time to time a batch is
+followed by a checkpoint, after which blobs without live copies are dropped.
 
-Any error of the engine is fatal: nothing of that batch is confirmed, `run` raises, the server ends the process, and the
-next start recovers. After a failed fsync nobody knows what the disk holds, so a retry would be a lie.
+Any error of the engine is fatal: nothing of that batch is confirmed, `run` raises, the server ends the
+process, and the next start recovers. After a failed fsync nobody knows what the disk holds, so a retry would
+be a lie.
 """
 
 import asyncio
@@ -24,7 +26,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class LogTail:
-    """Where the log ends: what the next blob continues. `recovery.recover` makes it, the committer moves it on."""
+    """Where the log ends: what the next blob continues. `recovery.recover` makes it, the committer moves it
+    on.
+    """
 
     group: int
     epoch: int
@@ -89,7 +93,9 @@ class Committer:
             await self._write_checkpoint(*pending)
 
     def _prepare_checkpoint(self, batch: Batch) -> tuple[Checkpoint, list[StoredBlob]]:
-        """Right after `take` the memory is what the log will be after this batch: the instant to take its image."""
+        """Right after `take` the memory is what the log will be after this batch: the instant to take its
+        image.
+        """
         topology, queues = take_image(self._broker)
         blobs = [blob for blob in (*self._tail.blobs.values(), *batch.blobs) if blob.live_copies]
         checkpoint = Checkpoint(

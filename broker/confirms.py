@@ -1,8 +1,8 @@
 """Publisher confirms of one channel: which publish tags were answered, and how few frames say so.
 
-Tags count from 1 at the first confirm.select. The journal calls `confirm_up_to` in rising order once everything up to a
-tag is durable; tags refused before (reject-publish) get their nack in their place, and a tag answered otherwise (the
-native wire answers a failed publish with its error) is passed over.
+Tags count from 1 at the first confirm.select. The journal calls `confirm_up_to` in rising order once
+everything up to a tag is durable; tags refused before (reject-publish) get their nack in their place, and a
+tag answered otherwise (the native wire answers a failed publish with its error) is passed over.
 """
 
 from collections import deque
@@ -19,7 +19,9 @@ class Confirms:
         self._wire = wire
         self.last_tag = 0  # of the newest publish
         self._confirmed = 0  # every tag up to this one has been answered
-        self._answered: deque[tuple[int, bool]] = deque()  # (tag, needs a nack), rising, not reached by confirms yet
+        self._answered: deque[tuple[int, bool]] = (
+            deque()
+        )  # (tag, needs a nack), rising, not reached by confirms yet
 
     def refuse_last(self) -> None:
         """The newest publish was refused by a queue: a nack when its turn comes."""

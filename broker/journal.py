@@ -1,13 +1,15 @@
 """The journal: what the domain changed since the last group commit, in the order it must be replayed.
 
-The domain calls it synchronously and never waits. The committer takes everything pending as one `Batch`, makes it durable
-with one append, and calls `Batch.committed`: only then are publishers confirmed and waiting replies sent.
+The domain calls it synchronously and never waits. The committer takes everything pending as one `Batch`,
+makes it durable with one append, and calls `Batch.committed`: only then are publishers confirmed and waiting
+replies sent.
 
 Invariants:
-- A message published and fully settled before its batch is packed never reaches the disk; its confirm still goes through
-  the batch, so that confirms of a channel keep their order.
-- Within a batch: topology and publishes in the order they happened, then requeues, then settles. A settle is final for a
-  copy, so it may come last; a dead-lettered copy is therefore published again before it is settled.
+- A message published and fully settled before its batch is packed never reaches the disk; its confirm still
+  goes through the batch, so that confirms of a channel keep their order.
+- Within a batch: topology and publishes in the order they happened, then requeues, then settles. A settle is
+  final for a copy, so it may come last; a dead-lettered copy is therefore published again before it is
+  settled.
 - Whatever one synchronous step of the domain changed is in one batch, and a batch becomes durable whole.
 """
 
@@ -107,8 +109,9 @@ class Journal:
     def delivering(self, queue: "Queue", delivering: bool) -> None:
         """Copies of a durable queue may from now on be with consumers (or none is any more).
 
-        After a crash, `redelivered` must be true for every copy that a consumer may have seen. Deliveries are too many to
-        write down one by one, so the queue is marked, and the first delivery waits until the mark is durable.
+        After a crash, `redelivered` must be true for every copy that a consumer may have seen. Deliveries are
+        too many to write down one by one, so the queue is marked, and the first delivery waits until the mark
+        is durable.
         """
         queue.delivering = delivering
         self._entries.append(records.pack_delivering(queue.id, delivering))
@@ -133,7 +136,9 @@ class Journal:
         return bool(self._entries or self._settled or self._requeued or self._confirms or self._waiting)
 
     def take(self) -> Batch:
-        """Pack everything pending. Afterwards the in-memory state is exactly the log's state after this batch."""
+        """Pack everything pending. Afterwards the in-memory state is exactly the log's state after this
+        batch.
+        """
         batch = Batch(self._confirms, self._waiting)
         packer = _Packer(batch, self._blob_max_bytes)
         for entry in self._entries:

@@ -1,8 +1,8 @@
 """A message, and a queue's copy of it.
 
-A `Message` is what was published: shared by all queues it was routed to, never changed afterwards. A `QueuedMessage` is
-one queue's copy with the state that differs per queue. `Channel.publish` and dead lettering create messages; only the
-queue that holds a copy changes it.
+A `Message` is what was published: shared by all queues it was routed to, never changed afterwards. A
+`QueuedMessage` is one queue's copy with the state that differs per queue. `Channel.publish` and dead
+lettering create messages; only the queue that holds a copy changes it.
 """
 
 from enum import IntEnum
@@ -51,7 +51,9 @@ class Message:
         self.facts = facts  # what the broker itself must know of the properties
         self.body = body
         # In memory only, written by the journal:
-        self.durable_copies: list[QueuedMessage] | None = None  # copies to be stored; None for a transient message
+        self.durable_copies: list[QueuedMessage] | None = (
+            None  # copies to be stored; None for a transient message
+        )
         self.blob: StoredBlob | None = None  # the blob that holds it, once packed into a batch
 
 

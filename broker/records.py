@@ -1,14 +1,15 @@
 """The records inside a blob: what the broker writes down about messages, queues and topology.
 
-`storage` frames records (type, length, bytes) and does not know their meaning; this is the one place that does. All
-integers are big-endian. Changing a layout needs a new record type: `docs/storage-format.md` has the recipe.
+`storage` frames records (type, length, bytes) and does not know their meaning; this is the one place that
+does. All integers are big-endian. Changing a layout needs a new record type: `docs/storage-format.md` has the
+recipe.
 
     PUBLISH      u64 sequence, u64 published_at ms, u16 n, n x u32 queue id,
                  u8 + exchange, u8 + routing key, u32 + property list, body (the rest)
-    SETTLE       u32 queue id, then u64 sequence each: these copies are gone for good
-    REQUEUE      u32 queue id, then (u64 sequence, u32 delivery count) each: these copies were delivered and came back
-    DELIVERING   u32 queue id, u8: whether copies of this queue may be with consumers
-    TOPOLOGY     one msgpack map: a durable exchange, queue or binding came or went
+    SETTLE       u32 queue id, then u64 sequence each: these copies are gone for good REQUEUE      u32 queue
+    id, then (u64 sequence, u32 delivery count) each: these copies were delivered and came back DELIVERING
+    u32 queue id, u8: whether copies of this queue may be with consumers TOPOLOGY     one msgpack map: a
+    durable exchange, queue or binding came or went
 """
 
 import struct
@@ -42,7 +43,9 @@ class PublishRecord(NamedTuple):
 
 
 _FRAME = struct.Struct(">BI")
-_ONE_QUEUE = struct.Struct(">BIQQHIB")  # frame and head of a PUBLISH to one queue, by far the most frequent record
+_ONE_QUEUE = struct.Struct(
+    ">BIQQHIB"
+)  # frame and head of a PUBLISH to one queue, by far the most frequent record
 _HEAD = struct.Struct(">QQH")
 _LENGTH = struct.Struct(">I")
 _DELIVERING = struct.Struct(">BIIB")
@@ -81,7 +84,9 @@ def pack_publish(
         )
         return head + names, body
     count = len(queue_ids)
-    head = _FRAME.pack(RecordType.PUBLISH, 18 + 4 * count + tail_length) + _HEAD.pack(sequence, published_at, count)
+    head = _FRAME.pack(RecordType.PUBLISH, 18 + 4 * count + tail_length) + _HEAD.pack(
+        sequence, published_at, count
+    )
     return b"%b%b%c%b" % (head, struct.pack(f">{count}I", *queue_ids), len(exchange_bytes), names), body
 
 

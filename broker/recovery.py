@@ -1,8 +1,9 @@
 """Recovery: the durable state of the broker, rebuilt from the last checkpoint and the blobs after it.
 
-Up to the checkpoint's position only publishes are read, and only of copies that the checkpoint says are alive; after it
-every record is applied in order. Nothing is guessed: a blob that is missing, changed or out of its chain, a live copy
-without its message, a record of an unknown kind raise `Corrupt` with what is wrong and where.
+Up to the checkpoint's position only publishes are read, and only of copies that the checkpoint says are
+alive; after it every record is applied in order. Nothing is guessed: a blob that is missing, changed or out
+of its chain, a live copy without its message, a record of an unknown kind raise `Corrupt` with what is wrong
+and where.
 """
 
 import logging
@@ -78,7 +79,8 @@ class _Fold:
             missing = [sequence for sequence in image.sequences if sequence not in state.copies]
             if missing:
                 raise Corrupt(
-                    f"{len(missing)} messages of {state.queue} are gone from the log, the first is number {missing[0]}"
+                    f"{len(missing)} messages of {state.queue} are gone from the log, "
+                    f"the first is number {missing[0]}"
                 )
             state.expected = set()
             for sequence in image.redelivered:
@@ -93,7 +95,9 @@ class _Fold:
             try:
                 self._apply_record(record_type, record, stored)
             except (struct.error, ValueError, KeyError, IndexError, TypeError, AmqpError) as error:
-                raise Corrupt(f"the record at byte {start} of the payload cannot be applied: {error!r}") from error
+                raise Corrupt(
+                    f"the record at byte {start} of the payload cannot be applied: {error!r}"
+                ) from error
 
     def _apply_record(self, record_type: int, record: bytes, stored: StoredBlob) -> None:
         if record_type == RecordType.PUBLISH:
@@ -162,7 +166,9 @@ class _Fold:
     def _state(self, queue_id: int) -> _QueueState:
         state = self.queues.get(queue_id)
         if state is None:
-            raise Corrupt(f"the checkpoint names messages of queue number {queue_id}, which its topology lacks")
+            raise Corrupt(
+                f"the checkpoint names messages of queue number {queue_id}, which its topology lacks"
+            )
         return state
 
     def fill_queues(self) -> int:
@@ -223,7 +229,9 @@ async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -
     if checkpoint is not None:
         _finish(fold, checkpoint, live)
     if expected != lease.fence + 1:
-        raise Corrupt(f"log of group {group}: it ends at position {expected - 1}, but {lease.fence} was acknowledged")
+        raise Corrupt(
+            f"log of group {group}: it ends at position {expected - 1}, but {lease.fence} was acknowledged"
+        )
     messages = fold.fill_queues()
     log.info("recovered %d queues and %d messages from %d blobs", len(fold.queues), messages, len(blobs))
     return LogTail(group, lease.epoch, 1, chain, blobs)

@@ -27,7 +27,9 @@ class JournalLike(Protocol):
         """`redelivered` or `delivery_count` of the copy changed. Always safe to call."""
 
     def topology(self, change: dict[str, object]) -> None:
-        """A durable exchange, queue or binding came or went; `change` is msgpack-able and is replayed in order."""
+        """A durable exchange, queue or binding came or went; `change` is msgpack-able and is replayed in
+        order.
+        """
 
 
 class TurnLike(Protocol):

@@ -1,6 +1,7 @@
 """The seam between sockets and wires: what a transport asks of a session, and a session of its transport.
 
-A session is one connection on one wire: it turns bytes into calls on the domain and answers into bytes. It does no I/O.
+A session is one connection on one wire: it turns bytes into calls on the domain and answers into bytes. It
+does no I/O.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ class SessionHost(Protocol):
         """There is output: collect it with `take_output` at the end of the turn."""
 
     def pause_input(self) -> None:
-        """Read nothing more from the peer (the session waits for a commit). `receive_data` is not called meanwhile."""
+        """Read nothing more from the peer (the session waits for a commit). `receive_data` is not called
+        meanwhile.
+        """
 
     def resume_input(self) -> None: ...
 

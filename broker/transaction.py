@@ -1,7 +1,8 @@
-"""A tx.* transaction of one channel: publishes and settlements kept back until commit or thrown away by rollback.
+"""A tx.* transaction of one channel: publishes and settlements kept back until commit or thrown away by
+rollback.
 
-Commit applies everything in one synchronous step, so the journal packs it into one batch: after a crash all of it is
-there or none, over any number of queues.
+Commit applies everything in one synchronous step, so the journal packs it into one batch: after a crash all
+of it is there or none, over any number of queues.
 """
 
 from collections.abc import Callable, Iterator

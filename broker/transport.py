@@ -25,7 +25,9 @@ UNCOMMITTED_HIGH_BYTES = 16 << 20  # above it nobody may publish more until the 
 class Transport(asyncio.Protocol):
     """One per accepted socket. It is its session's `SessionHost`."""
 
-    def __init__(self, settings: SessionSettings, handshake_timeout_s: float, on_close: Callable[["Transport"], None]):
+    def __init__(
+        self, settings: SessionSettings, handshake_timeout_s: float, on_close: Callable[["Transport"], None]
+    ):
         self.name = "?"
         self.peer_is_loopback = False
         self.session: Session | None = None
@@ -62,7 +64,9 @@ class Transport(asyncio.Protocol):
             journal.when_durable(self.resume_input)
 
     def eof_received(self) -> None:
-        """The peer sends no more: nothing can be asked of it any more either. Returning None closes the socket."""
+        """The peer sends no more: nothing can be asked of it any more either. Returning None closes the
+        socket.
+        """
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_handshake_timer()
@@ -94,7 +98,9 @@ class Transport(asyncio.Protocol):
 
     def _handshake_timed_out(self) -> None:
         if self.session is None or not self.session.is_established:
-            log.warning("closing %s: the handshake was not done within %g s", self.name, self._handshake_timeout_s)
+            log.warning(
+                "closing %s: the handshake was not done within %g s", self.name, self._handshake_timeout_s
+            )
             self.abort()
 
     def _cancel_handshake_timer(self) -> None:

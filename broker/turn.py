@@ -1,7 +1,8 @@
 """The end of the loop's turn: work that many events of one turn share is done once.
 
-Whatever happens in a turn only marks queues and sessions. At its end, in this order: queues hand messages to consumers,
-the committer is told that there is work, and every marked session writes what it buffered in one go.
+Whatever happens in a turn only marks queues and sessions. At its end, in this order: queues hand messages to
+consumers, the committer is told that there is work, and every marked session writes what it buffered in one
+go.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from .queue import Queue
 
-DISPATCH_ROUNDS_MAX = 100  # dead lettering can mark queues while queues are dispatched; the rest waits for the next turn
+DISPATCH_ROUNDS_MAX = (
+    100  # dead lettering can mark queues while queues are dispatched; the rest waits for the next turn
+)
 
 
 class Flushable(Protocol):
@@ -22,7 +25,9 @@ class Flushable(Protocol):
 class Turn:
     """One per broker. `schedule` runs a callback once, soon, on the loop."""
 
-    def __init__(self, schedule: Callable[[Callable[[], None]], object], kick_committer: Callable[[], None]) -> None:
+    def __init__(
+        self, schedule: Callable[[Callable[[], None]], object], kick_committer: Callable[[], None]
+    ) -> None:
         self._schedule = schedule
         self._kick_committer = kick_committer
         self._queues: dict[Queue, None] = {}

@@ -1,4 +1,6 @@
-"""What a channel asks of the wire it is on. Each session implements it once per channel; the domain never sees bytes."""
+"""What a channel asks of the wire it is on. Each session implements it once per channel; the domain never
+sees bytes.
+"""
 
 from typing import TYPE_CHECKING, Protocol
 

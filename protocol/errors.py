@@ -15,9 +15,7 @@ REPLY_TEXT_MAX_BYTES = 255  # reply-text is a short string (0-9-1 section 4.2.5.
 class AmqpError(Exception):
     """An error that a peer is told about as a reply code and a text."""
 
-    def __init__(
-        self, reply_code: ReplyCode, explanation: str, method: tuple[int, int] = (0, 0)
-    ) -> None:
+    def __init__(self, reply_code: ReplyCode, explanation: str, method: tuple[int, int] = (0, 0)) -> None:
         """`explanation` is the text after the code's name; `method` is (class id, method id) or (0, 0)."""
         super().__init__(explanation)
         self.reply_code = reply_code

@@ -1,15 +1,19 @@
-"""The engine interface: a fenced, append-only log of blobs per group, a checkpoint, and a small compare-and-set store.
+"""The engine interface: a fenced, append-only log of blobs per group, a checkpoint, and a small
+compare-and-set store.
 
-Every engine (LMDB, memory, simulated; a replicated one later) keeps the same contract, held by `tests/contract`:
+Every engine (LMDB, memory, simulated; a replicated one later) keeps the same contract, held by
+`tests/contract`:
 
-- `append` is all or nothing per item and ordered per group; it returns only when the blob is as durable as `caps` says;
-- after `acquire` returned epoch e, no append of an epoch below e ever becomes readable, not even one already in flight;
-- `idx` rises by exactly one per append within an epoch; an append whose fate is unknown (`Ambiguous`) is readable at
-  most once per idx afterwards;
+- `append` is all or nothing per item and ordered per group; it returns only when the blob is as durable as
+  `caps` says;
+- after `acquire` returned epoch e, no append of an epoch below e ever becomes readable, not even one already
+  in flight;
+- `idx` rises by exactly one per append within an epoch; an append whose fate is unknown (`Ambiguous`) is
+  readable at most once per idx afterwards;
 - `read` reaches the last durable position or raises; what `drop` removed is never needed again.
 
-An engine sees bytes. It does not interpret a blob (`blob.py` does) and knows no queue or message. All methods are
-called from the one event loop that opened the engine.
+An engine sees bytes. It does not interpret a blob (`blob.py` does) and knows no queue or message. All methods
+are called from the one event loop that opened the engine.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -65,7 +69,9 @@ class Caps:
 
     durability: Durability
     blob_max_bytes: int
-    """Blobs of up to this size are stored well; the committer splits batches at record borders to stay below it."""
+    """Blobs of up to this size are stored well; the committer splits batches at record borders to stay below
+    it.
+    """
     inflight_max: int
     """How many `append` calls may be under way at once."""
     multi_group_atomic: bool
@@ -78,7 +84,9 @@ class Lease:
 
     epoch: int
     fence: Position
-    """Everything acknowledged to earlier owners lies at or before this position; nothing of theirs can land after it."""
+    """Everything acknowledged to earlier owners lies at or before this position; nothing of theirs can land
+    after it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +122,18 @@ class LogEngine(Protocol):
         """Finish what is under way, then release everything. Idempotent."""
 
     async def acquire(self, group: int, node: str) -> Lease:
-        """Become the owner of a group: a new epoch, durable before this returns, that fences all earlier ones."""
+        """Become the owner of a group: a new epoch, durable before this returns, that fences all earlier
+        ones.
+        """
 
     async def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
-        """Append blobs; one answer per item, in order. Any error but Full means the owner must stop confirming."""
+        """Append blobs; one answer per item, in order. Any error but Full means the owner must stop
+        confirming.
+        """
 
-    def read(self, group: int, after: Position, upto: Position | None = None) -> AsyncIterator[tuple[Position, bytes]]:
+    def read(
+        self, group: int, after: Position, upto: Position | None = None
+    ) -> AsyncIterator[tuple[Position, bytes]]:
         """The blobs at positions in (after, upto], rising; `upto` None means up to the last one."""
 
     async def read_one(self, group: int, position: Position) -> bytes | None:

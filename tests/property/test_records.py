@@ -1,0 +1,61 @@
+"""What is written into a blob is read back, whatever it is."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leveret.broker import records
+from leveret.broker.records import PublishRecord, RecordType
+from leveret.storage.blob import iter_records
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+short = st.text().filter(lambda text: len(text.encode()) <= 255)
+
+
+def only_record(framed: bytes) -> tuple[int, bytes]:
+    """The type and the bytes of the one record, as recovery gets them."""
+    ((record_type, start, end),) = iter_records(framed)
+    assert end == len(framed)
+    return record_type, framed[start:end]
+
+
+@given(u64, u64, st.lists(u32, min_size=1, max_size=20), short, short, st.binary(), st.binary())
+def test_publish(
+    sequence: int, at: int, queues: list[int], exchange: str, key: str, properties: bytes, body: bytes
+) -> None:
+    pieces = records.pack_publish(sequence, at, queues, exchange, key, properties, body)
+    record_type, record = only_record(b"".join(pieces))
+    assert record_type == RecordType.PUBLISH
+    assert records.unpack_publish(record) == PublishRecord(
+        sequence, at, tuple(queues), exchange, key, properties, body
+    )
+
+
+@given(u32, st.lists(u64))
+def test_settle(queue_id: int, sequences: list[int]) -> None:
+    record_type, record = only_record(records.pack_settle(queue_id, sequences))
+    assert record_type == RecordType.SETTLE
+    assert records.unpack_settle(record) == (queue_id, tuple(sequences))
+
+
+@given(u32, st.lists(st.tuples(u64, u32)))
+def test_requeue(queue_id: int, copies: list[tuple[int, int]]) -> None:
+    record_type, record = only_record(records.pack_requeue(queue_id, copies))
+    assert record_type == RecordType.REQUEUE
+    assert records.unpack_requeue(record) == (queue_id, copies)
+
+
+@given(u32, st.booleans())
+def test_delivering(queue_id: int, delivering: bool) -> None:
+    record_type, record = only_record(records.pack_delivering(queue_id, delivering))
+    assert record_type == RecordType.DELIVERING
+    assert records.unpack_delivering(record) == (queue_id, delivering)
+
+
+@given(
+    st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.binary() | st.integers(0, 2**63))
+)
+def test_topology(change: dict[str, object]) -> None:
+    record_type, record = only_record(records.pack_topology(change))
+    assert record_type == RecordType.TOPOLOGY
+    assert records.unpack_map(record) == change
