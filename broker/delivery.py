@@ -1,0 +1,42 @@
+"""From a routed message to its copies in queues, and from a copy to what a consumer sees.
+
+Publishing and dead lettering both end in `enqueue_to`; every wire renders what `delivered_properties` gives.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from leveret.protocol.amqp.field_table import Long
+from leveret.protocol.amqp.properties import with_changes
+
+from .message import Message, QueuedMessage
+from .services import Services
+
+if TYPE_CHECKING:
+    from .queue import Queue
+
+
+def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) -> bool:
+    """Put a copy into each queue and tell the journal what must be durable. Returns whether any queue refused it."""
+    if len(queues) == 1:  # by far the most usual case
+        queue = queues[0]
+        copy = queue.enqueue(message)
+        if copy is None:
+            return True
+        if message.facts.persistent and queue.durable:
+            services.journal.publish(message, [copy])
+        return False
+    copies = [copy for queue in queues if (copy := queue.enqueue(message)) is not None]
+    if message.facts.persistent:
+        durable = [copy for copy in copies if copy.queue.durable]
+        if durable:
+            services.journal.publish(message, durable)
+    return len(copies) < len(queues)
+
+
+def delivered_properties(copy: QueuedMessage) -> bytes:
+    """The property list as a consumer gets it: as published, plus how often it failed where queues count that."""
+    properties = copy.message.properties
+    if copy.delivery_count and copy.queue.counts_deliveries:
+        return with_changes(properties, set_headers={"x-delivery-count": Long(copy.delivery_count)})
+    return properties

@@ -1,0 +1,115 @@
+"""When things of a queue expire: its messages (TTL) and the queue itself (`x-expires`).
+
+A queue owns one of each as far as it needs them. Both keep at most one timer, and neither trusts it to be on time: the
+queue asks `take_due` before it hands anything out.
+"""
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+from .message import CopyState, QueuedMessage
+from .services import Services, Timer
+
+CLEAN_UP_AT = 1024  # entries; below that, ended copies are not worth looking for
+
+
+class MessageExpiry:
+    """The copies of one queue that have an expiry instant, earliest first.
+
+    Holds every copy that is not GONE and whose instant was not yet reached by `take_due`; those that ended for another
+    reason are cleaned out lazily, so that their number stays below that of the others.
+    """
+
+    def __init__(self, services: Services, wake: Callable[[], None]) -> None:
+        """`wake` is called at or shortly after each instant."""
+        self._services = services
+        self._wake = wake
+        self._heap: list[tuple[int, int, QueuedMessage]] = []  # (expires_at, sequence, copy)
+        self._clean_up_at = CLEAN_UP_AT
+        self._timer: Timer | None = None
+        self._timer_at = 0  # when it fires; meaningless without a timer
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def add(self, copy: QueuedMessage) -> None:
+        """A copy with an `expires_at`. Once is enough: one that is taken and given back need not be added again."""
+        assert copy.expires_at is not None
+        heappush(self._heap, (copy.expires_at, copy.message.sequence, copy))
+        if len(self._heap) > self._clean_up_at:
+            self._heap = [entry for entry in self._heap if entry[2].state is not CopyState.GONE]
+            heapify(self._heap)
+            self._clean_up_at = max(CLEAN_UP_AT, 2 * len(self._heap))
+        self._arm()
+
+    def take_due(self) -> list[QueuedMessage]:
+        """The READY copies whose instant has come.
+
+        UNACKED ones are with a consumer and do not expire there; the queue looks at the instant of what is given back.
+        """
+        now_ms = self._services.clock.now_ms()
+        heap = self._heap
+        due = []
+        while heap and (heap[0][0] <= now_ms or heap[0][2].state is CopyState.GONE):
+            copy = heappop(heap)[2]
+            if copy.state is CopyState.READY:
+                due.append(copy)
+        self._arm()
+        return due
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._heap.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        """See to it that the timer does not fire later than the first instant; too early does no harm."""
+        if not self._heap:
+            return
+        first_at = self._heap[0][0]
+        if self._timer is not None:
+            if self._timer_at <= first_at:
+                return
+            self._timer.cancel()
+        self._timer_at = first_at
+        self._timer = self._services.timers.call_at(first_at, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._wake()
+
+
+class QueueExpiry:
+    """Ends a queue that nobody used for `expires_ms`: no consumer, no get, no declare."""
+
+    def __init__(
+        self,
+        services: Services,
+        expires_ms: int,
+        is_consumed: Callable[[], bool],
+        expire: Callable[[], object],
+    ) -> None:
+        self._services = services
+        self._expires_ms = expires_ms
+        self._is_consumed = is_consumed
+        self._expire = expire
+        self._used_at = services.clock.now_ms()
+        self._timer = services.timers.call_at(self._used_at + expires_ms, self._fire)
+
+    def touch(self) -> None:
+        """The queue was used just now."""
+        self._used_at = self._services.clock.now_ms()
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _fire(self) -> None:
+        if self._is_consumed():
+            self.touch()
+        expires_at = self._used_at + self._expires_ms
+        if expires_at <= self._services.clock.now_ms():
+            self._expire()
+        else:
+            self._timer = self._services.timers.call_at(expires_at, self._fire)

@@ -1,0 +1,410 @@
+"""A queue: ready messages, the consumers they go to, and the rules by which messages leave otherwise.
+
+The vhost makes queues and finds them by name; a channel publishes into them, settles and gives back what it got from them.
+
+Whatever happens to a queue in a turn of the loop (`enqueue`, `requeue`, a consumer that may take again, a timer) only
+notes it and marks the queue; `dispatch` then carries out all consequences at once: messages go to consumers, expired and
+surplus ones leave, dead ones are republished. Therefore `enqueue` never reaches into another queue or a channel, and no
+chain of dead-letter exchanges can recurse. Whoever asks what a queue holds (`take`, `message_count`, ...) gets the state
+after those consequences, as if each had happened at once.
+
+Invariants:
+- Every copy that was given to the journal is settled there exactly once, also when the queue is deleted before.
+- A copy is READY while it lies in `_ready`, UNACKED while a channel has it, GONE from the moment its end is certain.
+- An expired copy is never handed out, however late the timer is.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from leveret.protocol.amqp.field_table import FieldValue
+from leveret.protocol.errors import SoftError
+from leveret.protocol.reply_codes import ReplyCode
+
+from .consumer import Consumer
+from .consumers import Consumers
+from .dead_letter import DeathReason, dead_letter
+from .expiry import MessageExpiry, QueueExpiry
+from .message import CopyState, Message, QueuedMessage
+from .queue_arguments import QueueSettings
+from .ready import ready_messages
+
+if TYPE_CHECKING:
+    from .vhost import Vhost
+
+DELIVERY_LIMIT_DEFAULT = 20  # of quorum queues, as in RabbitMQ 4
+
+
+class _Death(NamedTuple):
+    """A copy whose end is certain but not yet carried out."""
+
+    copy: QueuedMessage
+    reason: DeathReason
+    was_accepted: bool  # False: refused before it was in the queue, the journal never heard of it
+
+
+class Queue:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        name: str,
+        vhost: "Vhost",
+        queue_id: int,
+        *,
+        durable: bool,
+        exclusive_owner: object | None,
+        auto_delete: bool,
+        arguments: Mapping[str, FieldValue],
+        settings: QueueSettings,
+    ) -> None:
+        self.name = name
+        self.vhost = vhost
+        self.id = queue_id  # unique in the broker, also over restarts
+        self.durable = durable
+        self.exclusive_owner = exclusive_owner  # the connection that may use it; None: everybody
+        self.auto_delete = auto_delete
+        self.arguments = arguments  # as declared
+        self.settings = settings
+        self.is_deleted = False
+        self.delivering = False  # the journal's: the log says that copies may be with consumers
+        self.may_deliver = True  # the channel's: False until `delivering` is durable
+        self.unacked_count = 0
+        self.enqueued_total = 0
+        self.delivered_total = 0  # to consumers
+        self.redelivered_total = 0  # those of them that had been delivered before
+        self.got_total = 0
+        self.settled_total = 0  # acked, or handed out with no_ack
+        self.deaths_total = dict.fromkeys(DeathReason, 0)  # whether there is a dead-letter exchange or not
+
+        services = vhost.services
+        self._clock = services.clock
+        self._journal = services.journal
+        self._turn = services.turn
+        self._marked = False  # whether `dispatch` will be called at the end of this turn
+        self._ready = ready_messages(settings.max_priority)
+        self._consumers = Consumers(single_active=settings.single_active_consumer)
+        self._message_expiry = MessageExpiry(services, self._mark)
+        self._now_or_never: list[QueuedMessage] = []  # TTL 0: they expire unless this turn delivers them
+        self._dying: deque[_Death] = deque()
+        is_limited = settings.max_length is not None or settings.max_length_bytes is not None
+        self._refuses_surplus = is_limited and settings.overflow in ("reject-publish", "reject-publish-dlx")
+        self._drops_surplus = is_limited and not self._refuses_surplus
+        self._delivery_limit = _delivery_limit(settings)
+        self._queue_expiry = (
+            None
+            if settings.expires_ms is None
+            else QueueExpiry(services, settings.expires_ms, self._is_consumed, self.delete)
+        )
+
+    def __str__(self) -> str:
+        return f"queue '{self.name}' in vhost '{self.vhost.name}'"
+
+    # What it holds
+
+    @property
+    def message_count(self) -> int:
+        """How many messages are ready."""
+        self.dispatch()
+        return self._ready.count
+
+    @property
+    def ready_bytes(self) -> int:
+        """The size of the ready messages' bodies."""
+        return self._ready.body_bytes
+
+    @property
+    def consumer_count(self) -> int:
+        return len(self._consumers)
+
+    @property
+    def consumers(self) -> Iterable[Consumer]:
+        return self._consumers
+
+    @property
+    def active_consumer(self) -> Consumer | None:
+        """The one that gets everything, in a queue with single active consumer."""
+        return self._consumers.active
+
+    @property
+    def counts_deliveries(self) -> bool:
+        """Whether consumers are told how often a message failed (`x-delivery-count`)."""
+        return self.settings.queue_type == "quorum" or self._delivery_limit is not None
+
+    def ready_copies(self) -> Iterator[QueuedMessage]:
+        """Everything the queue is responsible for and no channel has, in no useful order."""
+        yield from self._ready
+        for death in self._dying:
+            if death.was_accepted:
+                yield death.copy
+
+    # Messages come
+
+    def enqueue(self, message: Message) -> QueuedMessage | None:
+        """Put a message at the end. None when the queue is full and refuses it (`reject-publish`).
+
+        The caller gives the copy to the journal before the turn ends.
+        """
+        if self._refuses_surplus and not self._has_room(message):
+            self._refuse(message)
+            return None
+        facts = message.facts
+        settings = self.settings
+        copy = QueuedMessage(message, self, None, 0)
+        if settings.max_priority is not None:
+            copy.priority = min(facts.priority or 0, settings.max_priority)
+        if settings.message_ttl_ms is not None or facts.expiration is not None:
+            self._set_expiry(copy)
+        self._ready.add(copy)
+        self.enqueued_total += 1
+        if not self._marked:
+            self._mark()
+        return copy
+
+    def restore(self, message: Message, redelivered: bool, delivery_count: int) -> QueuedMessage:
+        """Recovery: a copy that the log holds, given in any order. Limits apply at the end of the turn."""
+        copy = QueuedMessage(message, self, None, 0)
+        copy.redelivered = redelivered
+        copy.delivery_count = delivery_count
+        if self.settings.max_priority is not None:
+            copy.priority = min(message.facts.priority or 0, self.settings.max_priority)
+        ttl_ms = self._ttl_ms(message)
+        if ttl_ms is not None:
+            copy.expires_at = message.published_at + ttl_ms
+            self._message_expiry.add(copy)
+        self._ready.add(copy)
+        self._mark()
+        return copy
+
+    def _ttl_ms(self, message: Message) -> int | None:
+        """The lower of the queue's and the message's own."""
+        ttl_ms = self.settings.message_ttl_ms
+        expiration = message.facts.expiration
+        if expiration is None:
+            return ttl_ms
+        own_ttl_ms = int(expiration)  # the channel has checked it
+        return own_ttl_ms if ttl_ms is None else min(ttl_ms, own_ttl_ms)
+
+    def _set_expiry(self, copy: QueuedMessage) -> None:
+        ttl_ms = self._ttl_ms(copy.message)
+        assert ttl_ms is not None
+        copy.expires_at = copy.message.published_at + ttl_ms
+        if ttl_ms:
+            self._message_expiry.add(copy)
+        else:
+            self._now_or_never.append(copy)
+
+    def _has_room(self, message: Message) -> bool:
+        body_bytes = len(message.body)
+        if self._exceeds(self._ready.count + 1, self._ready.body_bytes + body_bytes) and self._marked:
+            self._hand_out()  # what came earlier in this turn and goes straight to a consumer takes no room
+        return not self._exceeds(self._ready.count + 1, self._ready.body_bytes + body_bytes)
+
+    def _exceeds(self, count: int, body_bytes: int) -> bool:
+        """Whether that much is over the limits, which count ready messages and their bodies only."""
+        settings = self.settings
+        return (settings.max_length is not None and count > settings.max_length) or (
+            settings.max_length_bytes is not None and body_bytes > settings.max_length_bytes
+        )
+
+    def _refuse(self, message: Message) -> None:
+        if self.settings.overflow == "reject-publish-dlx":
+            refused = QueuedMessage(message, self, None, 0)
+            self._condemn(refused, DeathReason.MAXLEN, was_accepted=False)
+
+    # Messages go to consumers
+
+    def dispatch(self) -> None:
+        """Carry out the consequences of what happened; called once at the end of a turn for a marked queue."""
+        self._marked = False
+        self._hand_out()
+        if self._now_or_never:
+            self._expire_ready(self._now_or_never)
+            self._now_or_never = []
+        if self._drops_surplus:
+            self._drop_surplus()
+        if self._dying:
+            self._bury()
+
+    def _hand_out(self) -> None:
+        """Give ready messages to consumers until none is left or nobody can take more."""
+        if self._message_expiry:
+            self._expire_ready(self._message_expiry.take_due())
+        if not self.may_deliver:
+            return
+        ready = self._ready
+        consumers = self._consumers
+        while ready.count:
+            consumer = consumers.next()
+            if consumer is None:
+                return
+            copy = ready.pop()
+            assert copy is not None, "a ready message for every count"
+            copy.state = CopyState.UNACKED
+            self.unacked_count += 1
+            self.delivered_total += 1
+            if copy.redelivered:
+                self.redelivered_total += 1
+            consumer.channel.deliver(consumer, copy)
+
+    def consumer_ready(self, consumer: Consumer) -> None:
+        """The consumer may be able to take again: an ack, a higher limit, a socket that drained. Always safe to call."""
+        if consumer.is_blocked:
+            self._consumers.wake(consumer)
+            self._mark()
+
+    def take(self) -> QueuedMessage | None:
+        """basic.get: the head, UNACKED, or None."""
+        self.dispatch()
+        self.touch()
+        copy = self._ready.pop()
+        if copy is not None:
+            copy.state = CopyState.UNACKED
+            self.unacked_count += 1
+            self.got_total += 1
+        return copy
+
+    def _mark(self) -> None:
+        self._marked = True
+        self._turn.mark_queue(self)
+
+    # Messages come back, or end
+
+    def settle(self, copy: QueuedMessage) -> None:
+        """An UNACKED copy was acked, or was sent to somebody who does not ack."""
+        copy.state = CopyState.GONE
+        self.unacked_count -= 1
+        self.settled_total += 1
+        self._journal.settle(copy)
+
+    def requeue(self, copies: Iterable[QueuedMessage], *, failed: bool) -> None:
+        """UNACKED copies go back to where they were; `failed` counts towards the delivery limit."""
+        now_ms = self._clock.now_ms()
+        for copy in copies:
+            self.unacked_count -= 1
+            copy.redelivered = True
+            copy.delivery_count += failed
+            if self.is_deleted:
+                copy.state = CopyState.GONE
+                self._journal.settle(copy)
+            elif copy.expires_at is not None and copy.expires_at <= now_ms:
+                self._condemn(copy, DeathReason.EXPIRED)
+            elif self._delivery_limit is not None and copy.delivery_count > self._delivery_limit:
+                self._condemn(copy, DeathReason.DELIVERY_LIMIT)
+            else:
+                copy.state = CopyState.READY
+                self._ready.add(copy)
+                self._journal.requeue(copy)
+        if self._drops_surplus:
+            self._drop_surplus()  # before anybody can take what came back, as RabbitMQ does
+        self._mark()
+
+    def discard(self, copy: QueuedMessage, reason: DeathReason) -> None:
+        """End an UNACKED copy: dead-letter it if the queue does that, else drop it."""
+        self.unacked_count -= 1
+        copy.state = CopyState.GONE
+        if self.is_deleted:
+            self._journal.settle(copy)
+        else:
+            self._end(_Death(copy, reason, was_accepted=True))
+
+    def purge(self) -> int:
+        """Drop what is ready; returns how much it was."""
+        self.dispatch()
+        copies = self._ready.drain()
+        self._settle_all(copies)
+        return len(copies)
+
+    def _expire_ready(self, copies: Iterable[QueuedMessage]) -> None:
+        for copy in copies:
+            if copy.state is CopyState.READY:
+                self._condemn(copy, DeathReason.EXPIRED)
+                self._ready.forget(copy)
+
+    def _drop_surplus(self) -> None:
+        """Enforce the length limits from the head."""
+        ready = self._ready
+        while ready.count and self._exceeds(ready.count, ready.body_bytes):
+            copy = ready.pop()
+            assert copy is not None, "a ready message for every count"
+            self._condemn(copy, DeathReason.MAXLEN)
+
+    def _condemn(self, copy: QueuedMessage, reason: DeathReason, *, was_accepted: bool = True) -> None:
+        """Its end is certain; `dispatch` carries it out."""
+        copy.state = CopyState.GONE
+        self._dying.append(_Death(copy, reason, was_accepted))
+        if not self._marked:
+            self._mark()
+
+    def _bury(self) -> None:
+        dying, self._dying = self._dying, deque()
+        for death in dying:
+            self._end(death)
+
+    def _end(self, death: _Death) -> None:
+        """The new message is in the journal before the old copy is settled: a crash may double it, never lose it."""
+        self.deaths_total[death.reason] += 1
+        dead_letter(death.copy, death.reason)
+        if death.was_accepted:
+            self._journal.settle(death.copy)
+
+    def _settle_all(self, copies: Iterable[QueuedMessage]) -> None:
+        for copy in copies:
+            copy.state = CopyState.GONE
+            self._journal.settle(copy)
+
+    # Consumers and the end of the queue
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Raises 403 when a consumer has the queue to itself, or wants it and cannot."""
+        settings = self.settings
+        if self._consumers.has_exclusive or (
+            consumer.exclusive and (len(self._consumers) or settings.single_active_consumer)
+        ):
+            raise SoftError(ReplyCode.ACCESS_REFUSED, f"{self} in exclusive use")
+        self._consumers.add(consumer)
+        self.touch()
+        self._mark()
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """It was cancelled or its channel is gone. What it did not ack stays with the channel. Idempotent."""
+        if not self._consumers.remove(consumer):
+            return
+        self.touch()
+        if self.auto_delete and not len(self._consumers):
+            self.delete()
+        else:
+            self._mark()  # the next one may have become the single active consumer
+
+    def touch(self) -> None:
+        """The queue was used (the vhost: it was declared again): `x-expires` counts from now."""
+        if self._queue_expiry is not None:
+            self._queue_expiry.touch()
+
+    def _is_consumed(self) -> bool:
+        return len(self._consumers) > 0
+
+    def delete(self) -> int:
+        """End the queue, its consumers and what is ready; returns how much that was. Nothing is dead-lettered."""
+        if self.is_deleted:
+            return 0
+        message_count = self.message_count
+        self.is_deleted = True
+        self._message_expiry.close()
+        if self._queue_expiry is not None:
+            self._queue_expiry.close()
+        self._settle_all(self._ready.drain())
+        self.vhost.remove_queue(self)
+        for consumer in list(self._consumers):
+            self._consumers.remove(consumer)
+            consumer.channel.consumer_cancelled(consumer)
+        return message_count
+
+
+def _delivery_limit(settings: QueueSettings) -> int | None:
+    """How many failed deliveries a message survives; None: any number."""
+    limit = settings.delivery_limit
+    if limit is None and settings.queue_type == "quorum":
+        limit = DELIVERY_LIMIT_DEFAULT
+    return None if limit is not None and limit < 0 else limit
