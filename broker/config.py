@@ -116,6 +116,12 @@ class Config:
         default=10.0,
         metadata=_about("Time that a client has to log in.", minimum=0.01),
     )
+    checkpoint_bytes: int = field(
+        default=64 * MIB,
+        metadata=_about(
+            "Growth of the log between checkpoints; a start replays up to that much.", minimum=64 * KIB
+        ),
+    )
     shutdown_grace_s: float = field(
         default=30.0,
         metadata=_about("Time for work under way when the broker is told to stop.", minimum=0),
