@@ -1,7 +1,8 @@
 """A consumer: one subscription of a channel to a queue.
 
-`Channel.consume` makes it; the channel and the queue both hold it until it is cancelled, its channel closes or its queue
-is deleted. The channel counts `unacked_count` up and down, the queue's `Consumers` decides when it gets a message.
+`Channel.consume` makes it; the channel and the queue both hold it until it is cancelled, its channel closes
+or its queue is deleted. The channel counts `unacked_count` up and down, the queue's `Consumers` decides
+when it gets a message.
 """
 
 from collections.abc import Mapping
@@ -67,9 +68,7 @@ class Consumer:
         self.priority = _priority(arguments, queue)
         self.prefetch_count = prefetch_count  # this consumer's own limit; 0: none
         self.unacked_count = 0  # written by the channel; stays 0 with no_ack
-        self.is_blocked = (
-            False  # out of the queue's rotation until `Queue.consumer_ready`; written by `Consumers`
-        )
+        self.is_blocked = False  # waits for `Queue.consumer_ready`; written by `Consumers`
 
     def can_take(self) -> bool:
         """Whether it may get one more message now."""

@@ -1,9 +1,9 @@
 """The consumers of one queue, and whose turn it is.
 
-A queue owns exactly one of these. Consumers of the highest priority take turns (round-robin); lower ones get something
-only while every higher one is blocked. A consumer that turns out to be unable to take leaves the rotation and costs
-nothing until it is woken. With single active consumer only the one that came first is in the rotation at all, whatever
-the priorities; when it goes, the next in order of arrival follows.
+A queue owns exactly one of these. Consumers of the highest priority take turns (round-robin); lower ones
+get something only while every higher one is blocked. A consumer that turns out to be unable to take leaves
+the rotation and costs nothing until it is woken. With single active consumer only the one that came first
+is in the rotation at all, whatever the priorities; when it goes, the next in order of arrival follows.
 """
 
 from collections import OrderedDict
@@ -19,7 +19,7 @@ class Consumers:
         self.active: Consumer | None = None  # the single active consumer; None in a queue without that rule
         self._single_active = single_active
         self._all: dict[Consumer, None] = {}  # in order of arrival
-        # By priority, highest first; in each the consumer in front is next. (Ordered dicts: a consumer leaves in O(1).)
+        # By priority, highest first; in each the one in front is next. (Ordered: a consumer leaves in O(1).)
         self._rotation: dict[int, OrderedDict[Consumer, None]] = {}
 
     def __len__(self) -> int:

@@ -1,12 +1,14 @@
 """Dead lettering: what becomes of a message that a queue gives up, when the queue has a dead-letter exchange.
 
-The message is published again, as a new one with its history in the `x-death` header, to the exchange that the queue
-names; a missing exchange drops it. `x-death` has one table per {queue, reason}, newest first; a repeated death counts up
-and moves to the front, so that the header does not grow with every round. RabbitMQ keeps the history in this header too, so
-one that a client sent is taken at its word, in whatever shape it comes.
+The message is published again, as a new one with its history in the `x-death` header, to the exchange that
+the queue names; a missing exchange drops it. `x-death` has one table per {queue, reason}, newest first; a
+repeated death counts up and moves to the front, so that the header does not grow with every round. RabbitMQ
+keeps the history in this header too, so one that a client sent is taken at its word, in whatever shape it
+comes.
 
-Cycles: a message that would come back to a queue where it died before, without any rejection since, is dropped for that
-queue: nobody would ever stop it. A consumer's rejection makes a cycle somebody's decision, and it goes on.
+Cycles: a message that would come back to a queue where it died before, without any rejection since, is
+dropped for that queue: nobody would ever stop it. A consumer's rejection makes a cycle somebody's decision,
+and it goes on.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,7 @@ class DeathReason(StrEnum):
 
 
 def dead_letter(copy: QueuedMessage, reason: DeathReason) -> None:
-    """Publish the message to its queue's dead-letter exchange, if there is one. The caller settles the copy."""
+    """Publish the message to its queue's dead-letter exchange, if any. The caller settles the copy."""
     queue = copy.queue
     exchange_name = queue.settings.dead_letter_exchange
     if exchange_name is None or exchange_name not in queue.vhost.exchanges:

@@ -1,6 +1,7 @@
 """From a routed message to its copies in queues, and from a copy to what a consumer sees.
 
-Publishing and dead lettering both end in `enqueue_to`; every wire renders what `delivered_properties` gives.
+Publishing and dead lettering both end in `enqueue_to`; every wire renders what `delivered_properties`
+gives.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) -> bool:
-    """Put a copy into each queue and tell the journal what must be durable. Returns whether any queue refused it."""
+    """Put a copy into each queue, tell the journal what must be durable. Returns whether any refused it."""
     if len(queues) == 1:  # by far the most usual case
         queue = queues[0]
         copy = queue.enqueue(message)
@@ -35,7 +36,7 @@ def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) 
 
 
 def delivered_properties(copy: QueuedMessage) -> bytes:
-    """The property list as a consumer gets it: as published, plus how often it failed where queues count that."""
+    """The property list as a consumer gets it: as published, plus how often it failed (quorum queues)."""
     properties = copy.message.properties
     if copy.delivery_count and copy.queue.counts_deliveries:
         return with_changes(properties, set_headers={"x-delivery-count": Long(copy.delivery_count)})

@@ -1,7 +1,7 @@
 """When things of a queue expire: its messages (TTL) and the queue itself (`x-expires`).
 
-A queue owns one of each as far as it needs them. Both keep at most one timer, and neither trusts it to be on time: the
-queue asks `take_due` before it hands anything out.
+A queue owns one of each as far as it needs them. Both keep at most one timer, and neither trusts it to be
+on time: the queue asks `take_due` before it hands anything out.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ CLEAN_UP_AT = 1024  # entries; below that, ended copies are not worth looking fo
 class MessageExpiry:
     """The copies of one queue that have an expiry instant, earliest first.
 
-    Holds every copy that is not GONE and whose instant was not yet reached by `take_due`; those that ended for another
-    reason are cleaned out lazily, so that their number stays below that of the others.
+    Holds every copy that is not GONE and whose instant was not yet reached by `take_due`; those that ended
+    for another reason are cleaned out lazily, so that their number stays below that of the others.
     """
 
     def __init__(self, services: Services, wake: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ class MessageExpiry:
         return bool(self._heap)
 
     def add(self, copy: QueuedMessage) -> None:
-        """A copy with an `expires_at`. Once is enough: one that is taken and given back need not be added again."""
+        """A copy with an `expires_at`. Once is enough, also for one that is taken and given back."""
         assert copy.expires_at is not None
         heappush(self._heap, (copy.expires_at, copy.message.sequence, copy))
         if len(self._heap) > self._clean_up_at:
@@ -45,7 +45,7 @@ class MessageExpiry:
     def take_due(self) -> list[QueuedMessage]:
         """The READY copies whose instant has come.
 
-        UNACKED ones are with a consumer and do not expire there; the queue looks at the instant of what is given back.
+        UNACKED ones are with a consumer and do not expire there; the queue checks what is given back.
         """
         now_ms = self._services.clock.now_ms()
         heap = self._heap

@@ -1,16 +1,20 @@
 """A queue: ready messages, the consumers they go to, and the rules by which messages leave otherwise.
 
-The vhost makes queues and finds them by name; a channel publishes into them, settles and gives back what it got from them.
+The vhost makes queues and finds them by name; a channel publishes into them, settles and gives back what it
+got from them.
 
-Whatever happens to a queue in a turn of the loop (`enqueue`, `requeue`, a consumer that may take again, a timer) only
-notes it and marks the queue; `dispatch` then carries out all consequences at once: messages go to consumers, expired and
-surplus ones leave, dead ones are republished. Therefore `enqueue` never reaches into another queue or a channel, and no
-chain of dead-letter exchanges can recurse. Whoever asks what a queue holds (`take`, `message_count`, ...) gets the state
-after those consequences, as if each had happened at once.
+Whatever happens to a queue in a turn of the loop (`enqueue`, `requeue`, a consumer that may take again, a
+timer) only notes it and marks the queue; `dispatch` then carries out all consequences at once: messages go
+to consumers, expired and surplus ones leave, dead ones are republished. Therefore `enqueue` never reaches
+into another queue or a channel, and no chain of dead-letter exchanges can recurse. Whoever asks what a
+queue holds (`take`, `message_count`, ...) gets the state after those consequences, as if each had happened
+at once.
 
 Invariants:
-- Every copy that was given to the journal is settled there exactly once, also when the queue is deleted before.
-- A copy is READY while it lies in `_ready`, UNACKED while a channel has it, GONE from the moment its end is certain.
+- Every copy that was given to the journal is settled there exactly once, also when the queue is deleted
+  before.
+- A copy is READY while it lies in `_ready`, UNACKED while a channel has it, GONE from the moment its end is
+  certain.
 - An expired copy is never handed out, however late the timer is.
 """
 
@@ -216,7 +220,7 @@ class Queue:
     # Messages go to consumers
 
     def dispatch(self) -> None:
-        """Carry out the consequences of what happened; called once at the end of a turn for a marked queue."""
+        """Carry out the consequences of what happened; called at the end of a turn for a marked queue."""
         self._marked = False
         self._hand_out()
         if self._now_or_never:
@@ -249,7 +253,7 @@ class Queue:
             consumer.channel.deliver(consumer, copy)
 
     def consumer_ready(self, consumer: Consumer) -> None:
-        """The consumer may be able to take again: an ack, a higher limit, a socket that drained. Always safe to call."""
+        """An ack, a higher limit or a drained socket may let the consumer take again. Always safe to call."""
         if consumer.is_blocked:
             self._consumers.wake(consumer)
             self._mark()
@@ -343,7 +347,7 @@ class Queue:
             self._end(death)
 
     def _end(self, death: _Death) -> None:
-        """The new message is in the journal before the old copy is settled: a crash may double it, never lose it."""
+        """The new message is in the journal before the old copy is settled: a crash cannot lose both."""
         self.deaths_total[death.reason] += 1
         dead_letter(death.copy, death.reason)
         if death.was_accepted:
@@ -386,7 +390,7 @@ class Queue:
         return len(self._consumers) > 0
 
     def delete(self) -> int:
-        """End the queue, its consumers and what is ready; returns how much that was. Nothing is dead-lettered."""
+        """End the queue and its consumers; returns how much was ready. Nothing is dead-lettered."""
         if self.is_deleted:
             return 0
         message_count = self.message_count

@@ -1,12 +1,14 @@
 """The ready messages of one queue, in the order in which they are delivered.
 
-A queue owns exactly one of these. Order is `message.sequence`, below an `x-max-priority` queue's levels: a copy that was
-given back therefore returns to its original position, whatever was delivered or published meanwhile.
+A queue owns exactly one of these. Order is `message.sequence`, below an `x-max-priority` queue's levels: a
+copy that was given back therefore returns to its original position, whatever was delivered or published
+meanwhile.
 
 Invariants:
 - `count` and `body_bytes` are exact at all times: of the copies in here whose state is READY.
-- A copy that ends while it lies in here (it expired) is reported with `forget` and skipped lazily; the memory of such
-  copies is bounded by that of the live ones, because they are thrown out when they outnumber them.
+- A copy that ends while it lies in here (it expired) is reported with `forget` and skipped lazily; the
+  memory of such copies is bounded by that of the live ones, because they are thrown out when they outnumber
+  them.
 - Nothing here costs more than O(log n); adding and taking without give-backs is O(1).
 """
 
@@ -58,8 +60,8 @@ def ready_messages(max_priority: int | None) -> ReadyMessages:
 class FifoMessages:
     """In sequence order.
 
-    Copies nearly always come in rising order, so they lie in a deque. Those that do not (given back, or late) lie in a
-    heap, and the head is the smaller of the two heads.
+    Copies nearly always come in rising order, so they lie in a deque. Those that do not (given back, or
+    late) lie in a heap, and the head is the smaller of the two heads.
     """
 
     __slots__ = ("_gone", "_in_order", "_last_sequence", "_out_of_order", "body_bytes", "count")
