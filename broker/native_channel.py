@@ -1,0 +1,281 @@
+"""A channel of a native connection: its operations in, its batches out. `NativeSession` owns it.
+
+It is the `Wire` of one `Channel`. What the domain says (deliveries, confirms, returns) is collected and
+leaves as one frame of each kind per turn, when the session calls `write_batches`. The order of these frames
+is part of the protocol (docs/native-protocol.md section 7): a message is returned or refused before it is
+confirmed.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from leveret.protocol.errors import AmqpError, SoftError
+from leveret.protocol.native.connection import ServerConnection
+from leveret.protocol.native.fields import ENTRIES_MAX, MANDATORY, REDELIVERED
+from leveret.protocol.native.layouts import FrameType
+from leveret.protocol.native.tags import TagElement
+from leveret.protocol.reply_codes import ReplyCode
+
+from .channel import Channel
+from .consumer import Consumer
+from .message import Message, QueuedMessage
+
+if TYPE_CHECKING:
+    from .native_session import NativeSession
+
+Arguments = Mapping[str, Any]
+
+DELIVER_BATCH_BYTES = 256 * 1024  # a frame is unpacked in one go: a larger one would stall its consumer
+REFUSED_BY_QUEUE = "a queue refused the message"
+
+
+class NativeChannel:
+    """See the module's docstring."""
+
+    channel: Channel  # set by the session right after making this
+
+    def __init__(self, session: "NativeSession", protocol: ServerConnection, number: int) -> None:
+        self.number = number
+        self._session = session
+        self._protocol = protocol
+        self._numbers: dict[str, int] = {}  # consumer tag -> the number that the client gave the consumer
+        self._tags: dict[int, str] = {}  # and back
+        self._prefetch_count = 0  # what QOS said, for consumers that ask for none of their own
+        self._publish_tag = 0  # of the publish that is being executed
+        self._deliveries: list[tuple[int, int, int, str, str, bytes, bytes]] = []
+        self._deliveries_bytes = 0
+        self._confirmed: list[TagElement] = []
+        self._refused: dict[tuple[int, str], list[TagElement]] = {}
+        self._returned: list[tuple[int, int, str]] = []
+
+    # What the domain says (`Wire`)
+
+    def deliver(self, consumer: Consumer, delivery_tag: int, copy: QueuedMessage) -> None:
+        message = copy.message
+        self._deliveries.append(
+            (
+                self._numbers[consumer.tag],
+                delivery_tag,
+                REDELIVERED if copy.redelivered else 0,
+                message.exchange,
+                message.routing_key,
+                message.properties,
+                message.body,
+            )
+        )
+        size = len(message.body) + len(message.properties)
+        self._deliveries_bytes += size
+        self._session.buffered(self, size)
+        if self._deliveries_bytes >= DELIVER_BATCH_BYTES or len(self._deliveries) == ENTRIES_MAX:
+            self._write_deliveries()
+
+    def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
+        self._returned.append((self._publish_tag, reply_code, reply_text))
+        self._session.buffered(self, 0)
+
+    def confirm(self, publish_tag: int, multiple: bool) -> None:
+        self._confirmed.append([0, publish_tag] if multiple else publish_tag)
+        self._session.buffered(self, 0)
+
+    def refuse(self, publish_tag: int, multiple: bool) -> None:
+        error = SoftError(ReplyCode.RESOURCE_ERROR, REFUSED_BY_QUEUE)
+        self._refuse([0, publish_tag] if multiple else publish_tag, error)
+
+    def _refuse(self, tag: TagElement, error: AmqpError) -> None:
+        self._refused.setdefault((error.reply_code, error.reply_text), []).append(tag)
+        self._session.buffered(self, 0)
+
+    def cancel_consumer(self, consumer_tag: str) -> None:
+        number = self._numbers.pop(consumer_tag, None)
+        if number is not None:
+            del self._tags[number]
+            self.write_batches()  # what it got before comes before the news that it is gone
+            self._protocol.send(FrameType.CONSUMER_CANCELLED, self.number, number)
+            self._session.buffered(self, 0)
+
+    def close_channel(self, error: AmqpError) -> None:
+        self._session.fail_channel(self, error, 0)
+
+    def is_writable(self) -> bool:
+        return self._session.is_writable
+
+    def write_batches(self) -> None:
+        """Turn what was collected into frames, in the order that the protocol asks for."""
+        send, number = self._protocol.send, self.number
+        if self._returned:
+            returned, self._returned = self._returned, []
+            for start in range(0, len(returned), ENTRIES_MAX):
+                send(FrameType.RETURN, number, returned[start : start + ENTRIES_MAX])
+        if self._refused:
+            refused, self._refused = self._refused, {}
+            for (code, text), tags in refused.items():
+                for start in range(0, len(tags), ENTRIES_MAX):
+                    send(FrameType.REFUSE, number, tags[start : start + ENTRIES_MAX], code, text)
+        if self._confirmed:
+            confirmed, self._confirmed = self._confirmed, []
+            for start in range(0, len(confirmed), ENTRIES_MAX):
+                send(FrameType.CONFIRM, number, confirmed[start : start + ENTRIES_MAX])
+        if self._deliveries:
+            self._write_deliveries()
+
+    def _write_deliveries(self) -> None:
+        self._protocol.send_batch(FrameType.DELIVER, self.number, self._deliveries)
+        self._deliveries = []
+        self._deliveries_bytes = 0
+
+    # What the client says: one method per request; the result is the values of its REPLY
+
+    def publish(self, publish_tag: int, messages: list[list[Any]]) -> None:
+        """PUBLISH: a message that fails is refused by its tag, the others go on."""
+        channel = self.channel
+        publish = channel.publish
+        for tag, (exchange, routing_key, flags, properties, body) in enumerate(messages, publish_tag):
+            self._publish_tag = tag
+            try:
+                publish(exchange, routing_key, bool(flags & MANDATORY), False, properties, body)
+            except AmqpError as error:
+                channel.publish_failed()
+                self._refuse(tag, error)
+
+    def exchange_declare(
+        self,
+        exchange: str,
+        type_: str,
+        passive: bool,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: Arguments,
+    ) -> None:
+        self.channel.exchange_declare(
+            exchange,
+            type_,
+            passive=passive,
+            durable=durable,
+            auto_delete=auto_delete,
+            internal=internal,
+            arguments=arguments,
+        )
+
+    def exchange_delete(self, exchange: str, if_unused: bool) -> None:
+        self.channel.exchange_delete(exchange, if_unused=if_unused)
+
+    def exchange_bind(self, destination: str, source: str, binding_key: str, arguments: Arguments) -> None:
+        self.channel.exchange_bind(destination, source, binding_key, arguments)
+
+    def exchange_unbind(self, destination: str, source: str, binding_key: str, arguments: Arguments) -> None:
+        self.channel.exchange_unbind(destination, source, binding_key, arguments)
+
+    def queue_declare(
+        self,
+        queue: str,
+        passive: bool,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        arguments: Arguments,
+    ) -> tuple[str, int, int]:
+        return self.channel.queue_declare(
+            queue,
+            passive=passive,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            arguments=arguments,
+        )
+
+    def queue_delete(self, queue: str, if_unused: bool, if_empty: bool) -> tuple[int]:
+        return (self.channel.queue_delete(queue, if_unused=if_unused, if_empty=if_empty),)
+
+    def queue_bind(self, queue: str, exchange: str, binding_key: str, arguments: Arguments) -> None:
+        self.channel.queue_bind(queue, exchange, binding_key, arguments)
+
+    def queue_unbind(self, queue: str, exchange: str, binding_key: str, arguments: Arguments) -> None:
+        self.channel.queue_unbind(queue, exchange, binding_key, arguments)
+
+    def queue_purge(self, queue: str) -> tuple[int]:
+        return (self.channel.queue_purge(queue),)
+
+    def qos(self, prefetch_count: int, global_: bool) -> None:
+        self.channel.qos(0, prefetch_count, global_)
+        if not global_:
+            self._prefetch_count = prefetch_count
+
+    def consume(
+        self,
+        queue: str,
+        consumer: int,
+        consumer_tag: str,
+        no_ack: bool,
+        exclusive: bool,
+        prefetch_count: int | None,
+        arguments: Arguments,
+    ) -> tuple[str]:
+        if consumer in self._tags:
+            raise SoftError(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer {consumer}")
+        channel = self.channel
+        if prefetch_count is not None:
+            channel.qos(0, prefetch_count, False)
+        try:
+            tag = channel.consume(
+                queue, consumer_tag, no_ack=no_ack, exclusive=exclusive, arguments=arguments
+            )
+        finally:
+            channel.qos(0, self._prefetch_count, False)
+        self._numbers[tag] = consumer
+        self._tags[consumer] = tag
+        return (tag,)
+
+    def cancel(self, consumer: int) -> None:
+        tag = self._tags.pop(consumer, None)
+        if tag is not None:
+            self.channel.cancel(tag)
+            del self._numbers[tag]
+            self.write_batches()  # no delivery may follow the reply
+
+    def get(self, queue: str, no_ack: bool) -> tuple[Any, ...]:
+        got = self.channel.get(queue, no_ack=no_ack)
+        if got is None:
+            return (None,)
+        copy = got.copy
+        if not copy.queue.may_deliver:
+            self._session.hold_reply()  # nothing leaves a durable queue before its delivery mark is durable
+        message = copy.message
+        return (
+            got.delivery_tag,
+            REDELIVERED if copy.redelivered else 0,
+            message.exchange,
+            message.routing_key,
+            message.properties,
+            message.body,
+            got.message_count,
+        )
+
+    def ack(self, delivery_tags: list[TagElement]) -> None:
+        for tag, multiple in _each(delivery_tags):
+            self.channel.ack(tag, multiple)
+
+    def nack(self, delivery_tags: list[TagElement], requeue: bool) -> None:
+        for tag, multiple in _each(delivery_tags):
+            self.channel.nack(tag, multiple, requeue)
+
+    def reject(self, delivery_tags: list[TagElement], requeue: bool) -> None:
+        for tag, multiple in _each(delivery_tags):
+            if multiple:
+                raise SoftError(ReplyCode.NOT_IMPLEMENTED, f"REJECT of all up to {tag}")
+            self.channel.reject(tag, requeue)
+
+    def recover(self) -> None:
+        self.channel.recover()
+
+
+def _each(delivery_tags: list[TagElement]) -> Iterator[tuple[int, bool]]:
+    """A set of tags as (delivery_tag, multiple) pairs."""
+    for element in delivery_tags:
+        if isinstance(element, int):
+            yield element, False
+        elif element[0] == 0:
+            yield element[1], True
+        else:
+            for tag in range(element[0], element[1] + 1):
+                yield tag, False

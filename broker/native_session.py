@@ -1,0 +1,267 @@
+"""A connection on the native framing: frames in, calls on the domain, answers out. Its transport owns it.
+
+It does no I/O. Login, the channels and the answers to requests live here; what one channel can do is in
+`NativeChannel`. Every error of an operation is the answer to its request (docs/native-protocol.md section
+5); only a broken protocol ends the connection.
+
+Unlike on AMQP, replies may come in any order, so a reply that waits for the disk holds back nothing but
+itself.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from leveret.protocol.errors import AmqpError, HardError
+from leveret.protocol.native.connection import FAILED, Event, ServerConnection, State
+from leveret.protocol.native.layouts import FrameType
+from leveret.protocol.reply_codes import ReplyCode
+
+from .connection import Connection
+from .native_channel import NativeChannel
+from .session import SessionHost, SessionSettings
+
+log = logging.getLogger(__name__)
+
+TURN_OUTPUT_MAX_BYTES = 1 << 20  # of deliveries in one turn; the rest waits until these are written
+HELD_REPLIES_MAX = 1024  # waiting for the disk; a client that asks for more has to wait, too
+CLOSE_TIMEOUT_S = 10.0  # how long CLOSED is waited for
+
+_OPERATIONS: dict[int, Callable[..., Sequence[Any] | None]] = {
+    FrameType.EXCHANGE_DECLARE: NativeChannel.exchange_declare,
+    FrameType.EXCHANGE_DELETE: NativeChannel.exchange_delete,
+    FrameType.EXCHANGE_BIND: NativeChannel.exchange_bind,
+    FrameType.EXCHANGE_UNBIND: NativeChannel.exchange_unbind,
+    FrameType.QUEUE_DECLARE: NativeChannel.queue_declare,
+    FrameType.QUEUE_DELETE: NativeChannel.queue_delete,
+    FrameType.QUEUE_BIND: NativeChannel.queue_bind,
+    FrameType.QUEUE_UNBIND: NativeChannel.queue_unbind,
+    FrameType.QUEUE_PURGE: NativeChannel.queue_purge,
+    FrameType.QOS: NativeChannel.qos,
+    FrameType.CONSUME: NativeChannel.consume,
+    FrameType.CANCEL: NativeChannel.cancel,
+    FrameType.GET: NativeChannel.get,
+    FrameType.ACK: NativeChannel.ack,
+    FrameType.NACK: NativeChannel.nack,
+    FrameType.REJECT: NativeChannel.reject,
+    FrameType.RECOVER: NativeChannel.recover,
+}
+
+
+class NativeSession:
+    """See the module's docstring. A `Session` of the transport."""
+
+    def __init__(self, settings: SessionSettings, host: SessionHost) -> None:
+        self._settings = settings
+        self._host = host
+        self._broker = settings.broker
+        self._journal = settings.broker.journal
+        self._protocol = ServerConnection(
+            message_max=settings.message_size_max_bytes,
+            channel_max=settings.channel_max,
+            heartbeat_s=settings.heartbeat_s,
+        )
+        self._connection: Connection | None = None  # None before the login
+        self._channels: dict[int, NativeChannel] = {}
+        self._to_write: dict[NativeChannel, None] = {}  # channels that collected something in this turn
+        self._turn_bytes = 0  # of deliveries that were buffered in this turn
+        self._socket_is_writable = True
+        self._must_hold = False  # the operation under way wants its reply to wait for the commit
+        self._held_replies = 0
+        self._input_is_paused = False
+        self._is_lost = False
+        self._now_s = 0.0  # of the last tick
+        self._close_deadline_s: float | None = None  # None unless CLOSE is sent
+
+    # What the transport calls (`Session`)
+
+    @property
+    def is_established(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._protocol.state is State.CLOSED
+
+    def receive_data(self, data: bytes) -> None:
+        for event in self._protocol.receive_data(data):
+            self._receive(event)
+        if self._protocol.out or self.is_closed:
+            self._host.request_flush()
+
+    def connection_lost(self) -> None:
+        self._is_lost = True
+        self._channels = {}
+        self._to_write = {}
+        if self._connection is not None:
+            self._connection.close()
+
+    def set_writable(self, writable: bool) -> None:
+        self._socket_is_writable = writable
+        if writable:
+            self._wake_channels()
+
+    def tick(self, now_s: float) -> None:
+        self._now_s = now_s
+        if self._input_is_paused:
+            self._protocol.excuse_silence()
+        if not self._protocol.tick(now_s):
+            log.warning("closing %s: nothing heard for %d s", self._host.name, self._protocol.heartbeat_s)
+            self._host.close_after(0)
+        elif self._close_deadline_s is not None and now_s >= self._close_deadline_s:
+            self._host.close_after(0)
+        elif self._protocol.out:
+            self._host.request_flush()
+
+    def take_output(self) -> list[bytes]:
+        """Answers first, then what the channels collected."""
+        if self._to_write:
+            channels, self._to_write = self._to_write, {}
+            for channel in channels:
+                channel.write_batches()
+        if self._turn_bytes >= TURN_OUTPUT_MAX_BYTES:
+            self._turn_bytes = 0
+            self._wake_channels()
+        self._turn_bytes = 0
+        return self._protocol.data_to_send()
+
+    def close(self, error: AmqpError) -> None:
+        """End the connection with a goodbye; the domain lets go of it at once."""
+        for channel in self._channels.values():
+            channel.write_batches()
+        self._release()
+        self._protocol.close(error.reply_code, error.reply_text)
+        self._close_deadline_s = self._now_s + CLOSE_TIMEOUT_S
+        self._host.request_flush()
+
+    def _release(self) -> None:
+        self._channels = {}
+        self._to_write = {}
+        if self._connection is not None:
+            self._connection.close()
+
+    # What the channels call
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the peer may be sent more deliveries now."""
+        return self._socket_is_writable and self._turn_bytes < TURN_OUTPUT_MAX_BYTES
+
+    def buffered(self, channel: NativeChannel, size: int) -> None:
+        """The channel collected something to be written at the end of the turn."""
+        self._turn_bytes += size
+        if channel not in self._to_write:
+            self._to_write[channel] = None
+            self._host.request_flush()
+
+    def hold_reply(self) -> None:
+        """The reply to the operation under way must wait for the commit."""
+        self._must_hold = True
+
+    def fail_channel(self, channel: NativeChannel, error: AmqpError, operation: int) -> None:
+        """Close a channel towards both sides."""
+        if self._channels.pop(channel.number, None) is None or self._connection is None:
+            return
+        channel.write_batches()
+        self._connection.close_channel(channel.number)
+        self._protocol.fail_channel(channel.number, error.reply_code, error.reply_text, operation)
+        self._host.request_flush()
+
+    def _wake_channels(self) -> None:
+        for channel in self._channels.values():
+            channel.channel.wake_consumers()
+
+    # What the peer says
+
+    def _receive(self, event: Event) -> None:
+        type_ = event[0]
+        if self._protocol.state is State.CLOSING:
+            return  # a goodbye was sent in answer to an event before this one
+        if type_ == FrameType.PUBLISH:
+            _, number, publish_tag, messages = event
+            self._channels[number].publish(publish_tag, messages)
+        elif type_ == FAILED:
+            log.warning("closing %s: %s", self._host.name, event[1])
+            self.close(event[1])
+        elif type_ == FrameType.HELLO:
+            self._log_in(event)
+        elif type_ in (FrameType.CLOSE, FrameType.CLOSED):
+            self._release()
+        elif type_ == FrameType.CHANNEL_OPEN:
+            self._open_channel(*event[1:])
+        elif type_ == FrameType.CHANNEL_CLOSE:
+            self._close_channel(*event[1:])
+        else:
+            self._execute(*event)
+
+    def _log_in(self, hello: Event) -> None:
+        _, _, _, _, mechanism, response, vhost_name, _ = hello
+        settings, host = self._settings, self._host
+        try:
+            user = settings.authenticator.authenticate(mechanism, response, host.peer_is_loopback)
+            vhost = self._broker.open_vhost(vhost_name, user)
+            self._protocol.welcome(hello, {"product": settings.product, "version": settings.version})
+        except HardError as error:
+            self.close(error)
+        else:
+            self._connection = self._broker.open_connection(vhost, user, host.name)
+
+    def _open_channel(self, request: int, number: int, confirm: bool) -> None:
+        assert self._connection is not None
+        channel = NativeChannel(self, self._protocol, number)
+        channel.channel = self._connection.open_channel(number, channel)
+        if confirm:
+            channel.channel.confirm_select()
+        self._channels[number] = channel
+        self._protocol.answer(request)
+
+    def _close_channel(self, request: int, number: int) -> None:
+        assert self._connection is not None
+        channel = self._channels.pop(number, None)
+        if channel is not None:
+            channel.write_batches()
+            self._to_write.pop(channel, None)
+        self._connection.close_channel(number)
+        self._protocol.answer(request)
+
+    def _execute(self, type_: int, request: int, number: int, *fields: Any) -> None:
+        channel = self._channels.get(number)
+        if channel is None:
+            return  # failed by an event of the same data, before this one; the client has been told
+        changes = self._journal.changes
+        self._must_hold = False
+        try:
+            values = _OPERATIONS[type_](channel, *fields) or ()
+        except AmqpError as error:
+            self._answer_error(channel, request, error, type_)
+        else:
+            if request and (self._must_hold or self._journal.changes != changes):
+                self._hold(partial(self._protocol.answer, request, *values))
+            else:
+                self._protocol.answer(request, *values)
+
+    def _answer_error(self, channel: NativeChannel, request: int, error: AmqpError, operation: int) -> None:
+        if request:
+            code = ReplyCode(error.reply_code)
+            self._protocol.answer_error(request, code, error.explanation, operation)
+        else:
+            self.fail_channel(channel, error, operation)
+
+    # Replies that wait for the disk
+
+    def _hold(self, answer: Callable[[], None]) -> None:
+        self._held_replies += 1
+        if self._held_replies >= HELD_REPLIES_MAX and not self._input_is_paused:
+            self._input_is_paused = True
+            self._host.pause_input()
+        self._journal.when_durable(partial(self._let_go, answer))
+
+    def _let_go(self, answer: Callable[[], None]) -> None:
+        self._held_replies -= 1
+        if self._input_is_paused and self._held_replies < HELD_REPLIES_MAX // 2:
+            self._input_is_paused = False
+            self._host.resume_input()
+        if not self._is_lost and self._protocol.state is State.OPEN:
+            answer()
+            self._host.request_flush()
