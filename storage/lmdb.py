@@ -1,0 +1,288 @@
+"""The LMDB engine: every group's log in one file, and every returned position on the disk.
+
+LMDB is used as an atomic, fsynced container of blobs, not as an index of messages. Four databases:
+
+    log         (group, position) -> blob, exactly as given
+    checkpoint  (group, generation, number) -> chunk
+    meta        key -> sealed (revision, value): the compare-and-set store
+    state       the superblock, the root row, one row per epoch
+
+Threads: one writer runs all write transactions, one reader all read transactions, each short; the loop's
+thread touches no page of the map. Whatever waits for the writer shares one transaction, and so one fsync.
+
+A commit that failed may have happened or not: the engine is then over, every later call answers `Ambiguous`,
+and opening the store anew is the one way to find out.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import lmdb
+
+from . import failpoints
+from .directory import DataDirectory
+from .engine import (
+    Ambiguous,
+    Append,
+    Caps,
+    Durability,
+    EngineError,
+    EngineStats,
+    Lease,
+    Position,
+    Revision,
+    Unavailable,
+)
+from .lmdb_read import (
+    join_chunks,
+    read_blob,
+    read_blobs,
+    read_checkpoint_entry,
+    read_chunks,
+    read_meta,
+    read_stats,
+)
+from .lmdb_rows import Root
+from .lmdb_store import MAP_BYTES, Store, create_store, translate
+from .lmdb_write import CHUNKS_PER_COMMIT, Write, chunk_count
+from .worker import Job, Worker, run_each
+
+BLOB_MAX_BYTES = 64 * 4096 - 16
+"""Fills 64 pages exactly.
+
+LMDB needs contiguous free pages for a blob, and much longer runs get hard to find.
+"""
+
+INFLIGHT_MAX = 8
+"""Appends the owner may have under way; the writer commits together what waits."""
+
+DROP_BLOBS_PER_COMMIT = 256
+"""16,000 pages in one free list record at most."""
+
+META_VALUE_MAX_BYTES = 1024 * 1024
+
+T = TypeVar("T")
+
+
+class LmdbEngine:
+    """A `LogEngine` on the LMDB store in a data directory."""
+
+    def __init__(self, path: Path | str, *, map_bytes: int = MAP_BYTES, sync_delay_ms: float = 0.0) -> None:
+        """Make a closed engine.
+
+        Args:
+            path: The data directory; made by `open` if it does not exist.
+            map_bytes: The store can never hold more; costs address space only.
+            sync_delay_ms: Added to every commit, to measure as if the disk were slower.
+        """
+        self._path = Path(path)
+        self._map_bytes = map_bytes
+        self._sync_delay_s = sync_delay_ms / 1000
+        self._failure: EngineError | None = None  # why the engine is over; written by the writer thread
+        self._last_commit_ms = 0.0
+        self._root = Root()  # as of the last commit; replaced by the writer thread, never changed
+        self._directory: DataDirectory | None = None
+        self._store: Store | None = None
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+        self._checkpointing = asyncio.Lock()
+        self._closing = asyncio.Lock()
+
+    @property
+    def caps(self) -> Caps:
+        return Caps(Durability.FSYNC, BLOB_MAX_BYTES, INFLIGHT_MAX, multi_group_atomic=True)
+
+    async def open(self) -> None:
+        assert self._store is None
+        await asyncio.to_thread(self._open_store)
+        self._writer = Worker("leveret-log-writer", self._transact)
+        self._reader = Worker("leveret-log-reader", run_each)
+
+    async def close(self) -> None:
+        async with self._closing:
+            if self._store is None or self._directory is None or self._writer is None or self._reader is None:
+                return
+            writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+            await writer.stop()
+            await reader.stop()
+            self._store.close()
+            self._directory.close()
+            self._store = None
+
+    async def acquire(self, group: int, node: str) -> Lease:
+        return await self._write(lambda write: write.acquire(group, node))
+
+    async def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
+        try:
+            return await self._write(lambda write: write.append(items))
+        except EngineError as error:
+            return [error] * len(items)
+
+    async def read(
+        self, group: int, after: Position, upto: Position | None = None
+    ) -> AsyncIterator[tuple[Position, bytes]]:
+        end = upto
+        while end is None or after < end:
+            found, end = await self._read(partial(read_blobs, group, after, end))
+            if not found:
+                return
+            for position, blob in found:
+                yield position, blob
+            after = found[-1][0]
+
+    async def read_one(self, group: int, position: Position) -> bytes | None:
+        return await self._read(partial(read_blob, group, position))
+
+    async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
+        for first in range(0, len(positions), DROP_BLOBS_PER_COMMIT):
+            some = positions[first : first + DROP_BLOBS_PER_COMMIT]
+            await self._write(partial(Write.drop, group=group, epoch=epoch, positions=some))
+            if failpoints.armed:
+                failpoints.hit("during_drop")
+
+    async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
+        async with self._checkpointing:
+            left = await self._write(lambda write: write.begin_checkpoint(group, epoch, position))
+            while left:
+                left = await self._write(lambda write: write.sweep_chunks(group))
+            last = max(0, chunk_count(len(blob)) - 1) // CHUNKS_PER_COMMIT * CHUNKS_PER_COMMIT
+            for first in range(0, last, CHUNKS_PER_COMMIT):
+                await self._write(partial(Write.put_chunks, group=group, epoch=epoch, blob=blob, first=first))
+                if failpoints.armed:
+                    failpoints.hit("during_checkpoint")
+            left = await self._write(
+                lambda write: write.finish_checkpoint(group, epoch, position, blob, last)
+            )
+            while left:
+                left = await self._write(lambda write: write.sweep_chunks(group))
+
+    async def last_checkpoint(self, group: int) -> tuple[Position, bytes] | None:
+        while True:
+            entry = await self._read(partial(read_checkpoint_entry, group))
+            if entry is None:
+                return None
+            chunks: list[bytes] = []
+            for first in range(0, chunk_count(entry.length), CHUNKS_PER_COMMIT):
+                some = await self._read(partial(read_chunks, group, entry, first))
+                if some is None:  # replaced since: begin again with the newer one
+                    break
+                chunks += some
+            else:
+                return Position(entry.position), join_chunks(group, entry, chunks)
+
+    async def meta_get(self, key: bytes) -> tuple[bytes, Revision] | None:
+        return await self._read(partial(read_meta, key))
+
+    async def meta_cas(self, key: bytes, value: bytes | None, revision: Revision | None) -> Revision | None:
+        if value is not None and len(value) > META_VALUE_MAX_BYTES:
+            raise ValueError(f"a metadata value of {len(value)} bytes is above {META_VALUE_MAX_BYTES}")
+        return await self._write(lambda write: write.meta_cas(key, value, revision))
+
+    async def stats(self) -> EngineStats:
+        return await self._read(partial(read_stats, self._map_bytes, self._last_commit_ms))
+
+    # On the writer thread
+
+    async def _write(self, operation: Callable[[Write], T]) -> T:
+        """Run an operation in the writer's next transaction; returns when it is on the disk."""
+        if self._failure is not None:
+            raise type(self._failure)(*self._failure.args)
+        if self._writer is None:
+            raise Unavailable("the LMDB engine is not open")
+        answer: T = await self._writer.submit(operation)
+        return answer
+
+    def _transact(self, operations: Sequence[Job]) -> Sequence[object]:
+        """Run operations in one transaction; what they answer may be told when this returns."""
+        if self._failure is not None:
+            return [self._failure] * len(operations)
+        try:
+            return self._commit(operations)
+        except lmdb.MapFullError as error:
+            # Nothing was written, not even when the commit itself said so: it saves the free list first.
+            if len(operations) == 1:
+                return [translate(error, self._path)]
+            return [
+                self._transact([operation])[0] for operation in operations
+            ]  # refuse only who does not fit
+        except lmdb.Error as error:
+            self._failure = translate(error, self._path)
+            return [self._failure] * len(operations)
+
+    def _commit(self, operations: Sequence[Job]) -> list[object]:
+        started = time.perf_counter()
+        assert self._store is not None
+        txn = self._store.env.begin(write=True)
+        try:
+            write = Write(self._store, txn, self._root)
+            answers = [_answer(operation, write) for operation in operations]
+            if not write.changed:
+                txn.abort()
+                return answers
+            write.put_root()
+            if failpoints.armed:
+                failpoints.hit("before_commit")
+        except BaseException:
+            txn.abort()
+            raise
+        try:
+            if failpoints.armed:
+                failpoints.hit("commit")
+            txn.commit()
+            if failpoints.armed:
+                failpoints.hit("after_commit_before_confirm")
+        except lmdb.MapFullError:
+            raise
+        except (lmdb.Error, failpoints.InjectedError) as error:
+            txn.abort()
+            self._failure = Ambiguous(
+                f"{self._path}: a commit failed, and may have happened or not; open the store anew: {error}"
+            )
+            return [self._failure] * len(operations)
+        self._root = write.root
+        if self._sync_delay_s:
+            time.sleep(self._sync_delay_s)
+        self._last_commit_ms = (time.perf_counter() - started) * 1000
+        return answers
+
+    # On the reader thread
+
+    async def _read(self, query: Callable[[Store], T]) -> T:
+        """Run a query on the reader thread."""
+        if self._failure is not None:
+            raise type(self._failure)(*self._failure.args)
+        if self._reader is None or self._store is None:
+            raise Unavailable("the LMDB engine is not open")
+        try:
+            answer: T = await self._reader.submit(partial(query, self._store))
+        except lmdb.Error as error:
+            raise translate(error, self._path) from error
+        return answer
+
+    def _open_store(self) -> None:
+        directory = DataDirectory.open(self._path)
+        try:
+            if not directory.log.exists():
+                create_store(directory)
+            store = Store.open(directory.log, self._map_bytes)
+            try:
+                self._root = store.check()
+            except BaseException:
+                store.close()
+                raise
+        except BaseException:
+            directory.close()
+            raise
+        self._directory, self._store = directory, store
+
+
+def _answer(operation: Job, write: Write) -> object:
+    """An operation's answer; a refusal is one, too, and leaves the transaction as it was."""
+    try:
+        return operation(write)
+    except (EngineError, ValueError) as refusal:
+        return refusal

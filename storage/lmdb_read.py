@@ -1,0 +1,109 @@
+"""What the LMDB engine reads: each function is one short read transaction on the reader thread.
+
+Everything is copied out of the map before the transaction ends. The root row is read in the same transaction
+as the data, so the two always belong together.
+"""
+
+import os
+
+import google_crc32c
+
+from .engine import Corrupt, EngineStats, Position, Revision
+from .lmdb_rows import CheckpointEntry, blob_key, chunk_key, unpack_blob_key, unpack_meta
+from .lmdb_store import Store
+from .lmdb_write import CHUNKS_PER_COMMIT, chunk_count
+
+READ_BYTES = 1024 * 1024
+"""What one transaction copies (or one blob): a reader pins every page freed meanwhile, so it is short."""
+
+
+def read_blobs(
+    group: int, after: Position, upto: Position | None, store: Store
+) -> tuple[list[tuple[Position, bytes]], Position]:
+    """The first blobs in (after, upto], and `upto`, which is the end of the log where None was given.
+
+    Raises:
+        Corrupt: a blob is missing. Only those up to the checkpoint can have been dropped.
+    """
+    found: list[tuple[Position, bytes]] = []
+    size = 0
+    with store.env.begin() as txn, txn.cursor(db=store.log) as cursor:
+        root, _ = store.read_root(txn)
+        end = Position(root.group(group).position if upto is None else upto)
+        checkpoint = root.checkpoint(group).position
+        expected = after + 1
+        more = cursor.set_range(blob_key(group, expected))
+        while size < READ_BYTES:
+            at, position = unpack_blob_key(cursor.key()) if more else (-1, 0)
+            if at != group or position > end:
+                position = end + 1
+            if position > expected and position - 1 > checkpoint:
+                raise Corrupt(
+                    f"group {group}: the blob at position {max(expected, checkpoint + 1)} is missing"
+                )
+            if position > end:
+                break
+            blob = cursor.value()
+            found.append((Position(position), blob))
+            size += len(blob)
+            expected = position + 1
+            more = cursor.next()
+    return found, end
+
+
+def read_blob(group: int, position: Position, store: Store) -> bytes | None:
+    with store.env.begin() as txn:
+        return txn.get(blob_key(group, position), db=store.log)
+
+
+def read_checkpoint_entry(group: int, store: Store) -> CheckpointEntry | None:
+    with store.env.begin() as txn:
+        return store.read_root(txn)[0].checkpoints.get(group)
+
+
+def read_chunks(group: int, entry: CheckpointEntry, first: int, store: Store) -> list[bytes] | None:
+    """Some chunks of a checkpoint from number `first` on, or None when it was replaced since."""
+    numbers = range(first, min(first + CHUNKS_PER_COMMIT, chunk_count(entry.length)))
+    with store.env.begin() as txn:
+        if store.read_root(txn)[0].checkpoints.get(group) != entry:
+            return None
+        chunks = [
+            txn.get(chunk_key(group, entry.generation, number), db=store.checkpoint) for number in numbers
+        ]
+    whole = [chunk for chunk in chunks if chunk is not None]
+    if len(whole) != len(chunks):
+        raise Corrupt(
+            f"group {group}: the checkpoint at position {entry.position} is damaged: "
+            f"chunk {first + chunks.index(None)} is missing"
+        )
+    return whole
+
+
+def join_chunks(group: int, entry: CheckpointEntry, chunks: list[bytes]) -> bytes:
+    """The whole checkpoint. Raises Corrupt."""
+    blob = b"".join(chunks)
+    if len(blob) != entry.length or google_crc32c.value(blob) != entry.crc:
+        raise Corrupt(
+            f"group {group}: the checkpoint at position {entry.position} is damaged: its CRC is wrong"
+        )
+    return blob
+
+
+def read_meta(key: bytes, store: Store) -> tuple[bytes, Revision] | None:
+    with store.env.begin() as txn:
+        row = txn.get(key, db=store.meta)
+    if row is None:
+        return None
+    value, revision = unpack_meta(key, row)
+    return value, Revision(revision)
+
+
+def read_stats(map_bytes: int, last_commit_ms: float, store: Store) -> EngineStats:
+    with store.env.begin() as txn:
+        databases = [txn.stat(db) for db in (store.log, store.checkpoint, store.meta, store.state)]
+    page_bytes = databases[0]["psize"]
+    used = sum(db["branch_pages"] + db["leaf_pages"] + db["overflow_pages"] for db in databases) * page_bytes
+    unused_in_file = (store.env.info()["last_pgno"] + 1) * page_bytes - used
+    disk = os.statvfs(store.path)
+    free = min(disk.f_bavail * disk.f_frsize + unused_in_file, map_bytes - used)
+    return EngineStats(used, max(0, free), databases[0]["entries"], last_commit_ms)

@@ -1,0 +1,227 @@
+"""An LMDB environment laid out as a Leveret store: made, opened and checked.
+
+`LmdbEngine` (or the checker, read-only) owns one. This file and `lmdb.py` are the only ones that import lmdb.
+"""
+
+import errno
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from . import failpoints
+from .blob import chain_hash
+from .directory import DIRECTORY_MODE, FILE_MODE, DataDirectory
+from .engine import Corrupt, EngineError, Full, Unavailable
+from .lmdb_file import MetaPages, sync_path
+from .lmdb_rows import (
+    KEY_ROOT,
+    KEY_SUPERBLOCK,
+    Root,
+    Stamp,
+    blob_key,
+    pack_root,
+    seal,
+    unpack_blob_key,
+    unpack_root,
+    unseal,
+)
+
+FORMAT = 1
+"""Version of the store's layout (databases, keys, rows); `blob.VERSION` is the blobs' own."""
+
+MAP_BYTES = 2**40
+"""Address space, not disk: the file grows as it is written. LMDB can never grow beyond it, so it is huge."""
+
+_MAP_BYTES_MIN = 2**30
+_DATABASES = (b"log", b"checkpoint", b"meta", b"state")
+_READERS_MAX = 8
+
+_DAMAGED = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.PanicError,
+)
+
+
+class Store:
+    """An open environment and its databases."""
+
+    def __init__(self, path: Path, env: lmdb.Environment, metas: MetaPages | None) -> None:
+        """Use `Store.open`. `metas` is None in a store that is being made."""
+        self.path = path
+        self.env = env
+        self._metas = metas
+        self.log, self.checkpoint, self.meta, self.state = (
+            env.open_db(name, create=metas is None) for name in _DATABASES
+        )
+
+    @classmethod
+    def open(cls, path: Path, map_bytes: int = MAP_BYTES, *, readonly: bool = False) -> "Store":
+        """Open a store that exists. Raises Corrupt or Unavailable; never maps a file that is too short."""
+        data = path / "data.mdb"
+        try:
+            metas = MetaPages(data)
+            metas.check()
+        except OSError as error:
+            raise Unavailable(f"{data} cannot be read: {error.strerror}") from error
+        try:
+            env = _open_environment(path, map_bytes, readonly=readonly)
+            try:
+                return cls(path, env, metas)
+            except BaseException:
+                env.close()
+                raise
+        except BaseException as error:
+            metas.close()
+            if isinstance(error, lmdb.Error):
+                raise translate(error, path) from error
+            raise
+
+    def close(self) -> None:
+        self.env.close()
+        if self._metas is not None:
+            self._metas.close()
+
+    def stamp(self, txn: Any) -> Stamp:
+        """What the root row of this write transaction must say about LMDB's meta pages."""
+        assert self._metas is not None
+        number = txn.id()
+        return Stamp(number, self._metas.crc((number - 1) % 2))
+
+    def read_root(self, txn: Any) -> tuple[Root, Stamp]:
+        """The root row. Raises Corrupt."""
+        value = txn.get(KEY_ROOT, db=self.state)
+        if value is None:
+            raise Corrupt(f"{self.path}: the root row is missing")
+        return unpack_root(value)
+
+    def check(self) -> Root:
+        """See that this is our store, its newest state, and whole at its end; cost does not grow with its
+        size.
+
+        Raises:
+            Corrupt: with a sentence for the operator.
+        """
+        try:
+            with self.env.begin() as txn:
+                check_superblock(self.path, txn.get(KEY_SUPERBLOCK, db=self.state))
+                root, stamp = self.read_root(txn)
+                assert self._metas is not None
+                self._metas.check_stamp(stamp)
+                for group in root.groups:
+                    self._check_end(txn, root, group)
+                return root
+        except lmdb.Error as error:
+            raise translate(error, self.path) from error
+
+    def _check_end(self, txn: Any, root: Root, group: int) -> None:
+        """The last blob must be the one that the root row speaks of."""
+        state = root.group(group)
+        last = txn.get(blob_key(group, state.position), db=self.log)
+        if last is None and state.position > root.checkpoint(group).position:
+            raise Corrupt(f"group {group}: the last blob, at position {state.position}, is missing")
+        if last is not None and chain_hash(last) != state.chain:
+            raise Corrupt(
+                f"group {group}: the blob at position {state.position} is not the one that was written last"
+            )
+        with txn.cursor(db=self.log) as cursor:
+            if cursor.set_range(blob_key(group, state.position + 1)):
+                found, position = unpack_blob_key(cursor.key())
+                if found == group:
+                    raise Corrupt(
+                        f"group {group}: a blob at position {position} lies beyond the end of the log"
+                    )
+
+
+def create_store(directory: DataDirectory) -> None:
+    """Make an empty store and move it, whole and durable, to its place."""
+    path = directory.new_log
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(DIRECTORY_MODE)
+    try:
+        env = _open_environment(path, _MAP_BYTES_MIN, readonly=False)
+        metas = MetaPages(path / "data.mdb")
+        store = Store(path, env, None)
+        with env.begin(write=True) as txn:
+            created = datetime.fromtimestamp((path / "data.mdb").stat().st_mtime, UTC)
+            superblock = {
+                "format": FORMAT,
+                "engine": "lmdb-0.9",
+                "created": created.isoformat(timespec="seconds"),
+            }
+            txn.put(KEY_SUPERBLOCK, seal(KEY_SUPERBLOCK, json.dumps(superblock).encode()), db=store.state)
+            number = txn.id()
+            stamp = Stamp(number, metas.crc((number - 1) % 2))
+            txn.put(KEY_ROOT, pack_root(Root(), stamp), db=store.state)
+        env.close()
+        metas.close()
+        # LMDB syncs what it commits, but neither the meta pages it began with nor the directory entries.
+        sync_path(path / "data.mdb")
+        sync_path(path)
+        if failpoints.armed:
+            failpoints.hit("during_create")
+        path.rename(directory.log)
+        sync_path(directory.path)
+    except lmdb.Error as error:
+        raise translate(error, path) from error
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be made: {error.strerror}") from error
+
+
+def check_superblock(path: Path, value: bytes | None) -> dict[str, object]:
+    """The superblock's content. Raises Corrupt unless this Leveret can use the store."""
+    if value is None:
+        raise Corrupt(f"{path} holds an LMDB store that is not Leveret's: it has no superblock")
+    superblock: dict[str, object] = json.loads(unseal(f"{path}: the superblock", KEY_SUPERBLOCK, value))
+    if superblock["format"] != FORMAT:
+        raise Corrupt(
+            f"{path} was written by a newer Leveret: "
+            f"it has store format {superblock['format']}, this one knows {FORMAT}"
+        )
+    return superblock
+
+
+def translate(error: lmdb.Error, path: Path) -> EngineError:
+    """An error of LMDB in the engine's words."""
+    if isinstance(error, lmdb.MapFullError):
+        return Full(f"{path}: the map of the store is full")
+    if isinstance(error, _DAMAGED):
+        return Corrupt(f"{path}: LMDB finds its file damaged: {error}")
+    return Unavailable(f"{path}: LMDB failed: {error}")
+
+
+def _open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Environment:
+    """Open with the largest map up to `map_bytes` that the process may have (ulimit -v limits it)."""
+    while True:
+        try:
+            return lmdb.open(
+                os.fspath(path),
+                map_size=map_bytes,
+                max_dbs=len(_DATABASES),
+                max_readers=_READERS_MAX,
+                max_spare_txns=2,
+                mode=FILE_MODE,
+                sync=True,
+                metasync=True,
+                writemap=False,  # an ENOSPC would be a SIGBUS, a stray pointer a damaged store
+                readahead=False,  # blobs are read by position, not in file order
+                lock=not readonly,
+                readonly=readonly,
+                create=not readonly,
+                lib_version=0,  # the 0.9 file format; 1.0's is another
+            )
+        except (lmdb.MemoryError, lmdb.Error) as error:
+            if not _is_out_of_address_space(error) or map_bytes <= _MAP_BYTES_MIN:
+                raise
+            map_bytes //= 2
+
+
+def _is_out_of_address_space(error: lmdb.Error) -> bool:
+    return isinstance(error, lmdb.MemoryError) or error.code == errno.ENOMEM

@@ -1,0 +1,201 @@
+"""A write transaction of the LMDB engine while it is being filled.
+
+The writer thread makes one per commit and runs the waiting operations on it. An operation either checks, then
+writes; or refuses (raises) before it wrote anything, so that the others in the transaction stand.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import google_crc32c
+
+from .engine import Append, Corrupt, EngineError, Lease, Position, Revision
+from .group import fenced
+from .lmdb_rows import (
+    KEY_ROOT,
+    CheckpointEntry,
+    Root,
+    blob_key,
+    chunk_key,
+    epoch_key,
+    pack_epoch,
+    pack_meta,
+    pack_root,
+    unpack_blob_key,
+    unpack_chunk_key,
+    unpack_epoch,
+    unpack_epoch_key,
+    unpack_meta,
+)
+from .lmdb_store import Store
+
+CHUNK_BYTES = 64 * 4096 - 16
+"""Of a checkpoint: fills 64 pages exactly (16 bytes are LMDB's page header), the size of a full blob."""
+
+CHUNKS_PER_COMMIT = 16
+"""4 MiB: what a checkpoint may hold up an append by."""
+
+SWEEP_MAX = 64
+"""Chunks removed in one transaction."""
+
+
+class Write:
+    """The transaction, and the root row as it will be when it is committed."""
+
+    def __init__(self, store: Store, txn: Any, root: Root) -> None:
+        self.root = root.copy()
+        self.changed = False
+        self._store = store
+        self._txn = txn
+
+    def put_root(self) -> None:
+        """The last operation of every transaction that changed something."""
+        self._txn.put(KEY_ROOT, pack_root(self.root, self._store.stamp(self._txn)), db=self._store.state)
+
+    def acquire(self, group: int, node: str) -> Lease:
+        state = self.root.group(group).acquire()
+        self._forget_epochs(group)
+        key = epoch_key(group, state.epoch)
+        self._txn.put(key, pack_epoch(key, state.fence, node), db=self._store.state)
+        self.root.groups[group] = state
+        self.changed = True
+        return state.lease()
+
+    def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
+        return [self._append_one(item) for item in items]
+
+    def _append_one(self, item: Append) -> Position | EngineError:
+        state = self.root.group(item.group)
+        refusal = state.refusal(item)
+        if refusal is not None:
+            return refusal
+        position = state.place(item)
+        key = blob_key(item.group, position)
+        if state.is_repeat(item):
+            if self._txn.get(key, item.blob, db=self._store.log) != item.blob:
+                return Corrupt(
+                    f"group {item.group}: position {position} holds another blob of idx {item.idx}"
+                )
+            return position
+        # MDB_APPEND fills pages to the brim, but only the highest key of all may be put so.
+        at_end = item.group == max(self.root.groups)
+        if not self._txn.put(key, item.blob, overwrite=False, append=at_end, db=self._store.log):
+            return Corrupt(f"group {item.group}: position {position} is taken, though the log ends before it")
+        self.root.groups[item.group] = state.append(item.blob)
+        self.changed = True
+        return position
+
+    def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
+        self._require_owner(group, epoch)
+        checkpoint = self.root.checkpoint(group).position
+        if any(position > checkpoint for position in positions):
+            raise ValueError(
+                f"group {group}: only blobs up to its checkpoint, position {checkpoint}, can be dropped"
+            )
+        for position in positions:
+            self.changed |= self._txn.delete(blob_key(group, position), db=self._store.log)
+
+    def begin_checkpoint(self, group: int, epoch: int, position: Position) -> bool:
+        """See that the owner may checkpoint here, and sweep.
+
+        Returns whether there is more to sweep before chunks go in.
+        """
+        self._require_owner(group, epoch)
+        if not self.root.checkpoint(group).position <= position <= self.root.group(group).position:
+            raise ValueError(
+                f"group {group}: a checkpoint at {position} lies before the last one or beyond the log"
+            )
+        return self.sweep_chunks(group)
+
+    def put_chunks(self, group: int, epoch: int, blob: bytes, first: int) -> None:
+        """Write some chunks of the group's next checkpoint, from number `first` on."""
+        self._require_owner(group, epoch)
+        generation = self.root.checkpoint(group).generation + 1
+        for number in range(first, min(first + CHUNKS_PER_COMMIT, chunk_count(len(blob)))):
+            chunk = blob[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+            self._txn.put(chunk_key(group, generation, number), chunk, db=self._store.checkpoint)
+            self.changed = True
+
+    def finish_checkpoint(self, group: int, epoch: int, position: Position, blob: bytes, first: int) -> bool:
+        """Write the last chunks and make them all the group's checkpoint.
+
+        Returns whether old chunks are left to sweep.
+        """
+        self.put_chunks(group, epoch, blob, first)
+        generation = self.root.checkpoint(group).generation + 1
+        self.root.checkpoints[group] = CheckpointEntry(
+            position, generation, len(blob), google_crc32c.value(blob)
+        )
+        self.changed = True
+        return self.sweep_chunks(group)
+
+    def sweep_chunks(self, group: int) -> bool:
+        """Remove chunks that are not the checkpoint's: replaced ones, and those a crash left.
+
+        Returns whether to call again.
+        """
+        current = self.root.checkpoint(group).generation
+        with self._txn.cursor(db=self._store.checkpoint) as cursor:
+            for _ in range(SWEEP_MAX):
+                if not (
+                    cursor.set_range(chunk_key(group, 0, 0))
+                    and self._find_chunk_to_sweep(cursor, group, current)
+                ):
+                    return False
+                cursor.delete()
+                self.changed = True
+        return True
+
+    def _find_chunk_to_sweep(self, cursor: Any, group: int, current: int) -> bool:
+        """Whether there is a chunk to remove at the cursor or, the current generation left out, behind it."""
+        found, generation, _ = unpack_chunk_key(cursor.key())
+        if (found, generation) == (group, current):
+            if not cursor.set_range(chunk_key(group, current + 1, 0)):
+                return False
+            found, _, _ = unpack_chunk_key(cursor.key())
+        return bool(found == group)
+
+    def meta_cas(self, key: bytes, value: bytes | None, revision: Revision | None) -> Revision | None:
+        row = self._txn.get(key, db=self._store.meta)
+        current = None if row is None else unpack_meta(key, row)[1]
+        if current != revision:
+            return None
+        self.root.revision += 1
+        if value is None:
+            self._txn.delete(key, db=self._store.meta)
+        else:
+            self._txn.put(key, pack_meta(key, value, self.root.revision), db=self._store.meta)
+        self.changed = True
+        return Revision(self.root.revision)
+
+    def _forget_epochs(self, group: int) -> None:
+        """Remove the rows of epochs of which no blob is left, so that they do not pile up."""
+        with self._txn.cursor(db=self._store.log) as cursor:
+            first = self.root.group(group).position + 1
+            if cursor.set_range(blob_key(group, 0)):
+                found, position = unpack_blob_key(cursor.key())
+                first = position if found == group else first
+        fences: list[tuple[int, bytes]] = []
+        with self._txn.cursor(db=self._store.state) as cursor:
+            more = cursor.set_range(epoch_key(group, 0))
+            while (
+                more
+                and len(key := cursor.key()) == len(epoch_key(0, 0))
+                and unpack_epoch_key(key)[0] == group
+            ):
+                fences.append((unpack_epoch(key, cursor.value())[0], key))
+                more = cursor.next()
+        for (_, key), (next_fence, _) in pairwise(fences):
+            if next_fence < first:
+                self._txn.delete(key, db=self._store.state)
+
+    def _require_owner(self, group: int, epoch: int) -> None:
+        current = self.root.group(group).epoch
+        if epoch != current:
+            raise fenced(group, epoch, current)
+
+
+def chunk_count(length: int) -> int:
+    """How many chunks a checkpoint of this length has."""
+    return -(-length // CHUNK_BYTES)

@@ -1,0 +1,88 @@
+"""A thread that does the blocking work of one event loop.
+
+An engine owns its workers. Jobs are handed over through a `SimpleQueue`; whatever is waiting when the thread
+comes round goes into one call of `run` (so group commit emerges without a timer), and one wake-up of the loop
+resolves all futures of that call. Every job given to `submit` before `stop` is run.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+Job = Callable[..., Any]
+Run = Callable[[Sequence[Job]], Sequence[object]]
+
+BATCH_MAX = 64
+"""Jobs in one call of `run`; bounds what one transaction can hold up."""
+
+
+class Worker:
+    """Runs jobs in order on its own thread and answers on the loop that made it."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        """`run` answers jobs, one answer each, in order; an answer that is an exception is raised."""
+        self._run = run
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[tuple[Job, asyncio.Future[Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> "asyncio.Future[Any]":
+        """Hand over a job. A cancelled future does not cancel the job."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put((job, future))
+        return future
+
+    async def stop(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        running = True
+        while running:
+            entries = [self._queue.get()]
+            try:
+                while len(entries) < BATCH_MAX:
+                    entries.append(self._queue.get_nowait())
+            except Empty:
+                pass
+            running = None not in entries
+            batch = [entry for entry in entries if entry is not None]
+            if batch:
+                self._answer(batch)
+
+    def _answer(self, batch: list[tuple[Job, asyncio.Future[Any]]]) -> None:
+        jobs = [job for job, _ in batch]
+        try:
+            answers = self._run(jobs)
+        except Exception as error:
+            answers = [error] * len(jobs)
+        try:
+            self._loop.call_soon_threadsafe(_resolve, [future for _, future in batch], answers)
+        except RuntimeError:
+            # The loop was closed under us: there is nobody left to answer.
+            return
+
+
+def run_each(jobs: Sequence[Job]) -> list[object]:
+    """A `run` for jobs that are independent calls."""
+    answers: list[object] = []
+    for job in jobs:
+        try:
+            answers.append(job())
+        except Exception as error:
+            answers.append(error)
+    return answers
+
+
+def _resolve(futures: "list[asyncio.Future[Any]]", answers: Sequence[object]) -> None:
+    for future, answer in zip(futures, answers, strict=True):
+        if future.done():  # cancelled by the caller
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
