@@ -118,9 +118,7 @@ class Config:
     )
     checkpoint_bytes: int = field(
         default=64 * MIB,
-        metadata=_about(
-            "Growth of the log between checkpoints; a start replays up to that much.", minimum=64 * KIB
-        ),
+        metadata=_about("Growth of the log between checkpoints; a start replays up to that much.", minimum=1),
     )
     shutdown_grace_s: float = field(
         default=30.0,

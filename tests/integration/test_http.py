@@ -1,0 +1,82 @@
+"""The HTTP listener over a real socket: health, metrics, and errors that a program can read."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import ClientSession
+from fake_broker import FakeBroker, FakeServer
+
+from leveret.broker.http import HttpServer
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture
+async def http(server: FakeServer) -> AsyncIterator[HttpServer]:
+    listener = HttpServer("127.0.0.1", 0, FakeBroker(), server)
+    await listener.start()
+    yield listener
+    await listener.stop()
+
+
+@pytest.fixture
+async def session(http: HttpServer) -> AsyncIterator[ClientSession]:
+    async with ClientSession(f"http://127.0.0.1:{http.port}") as client:
+        yield client
+
+
+async def test_health_says_that_the_process_lives(session: ClientSession, server: FakeServer) -> None:
+    server.is_ready = False
+    answer = await session.get("/healthz")
+    assert (answer.status, await answer.json()) == (200, {"status": "ok"})
+
+
+async def test_readiness_follows_the_server(session: ClientSession, server: FakeServer) -> None:
+    answer = await session.get("/readyz")
+    assert (answer.status, await answer.json()) == (200, {"status": "ok"})
+    server.is_ready = False
+    answer = await session.get("/readyz")
+    assert answer.status == 503
+    assert await answer.json() == {"error": "not_ready", "reason": "the broker is starting or stopping"}
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/per-object"])
+async def test_metrics_are_prometheus_text(session: ClientSession, path: str) -> None:
+    answer = await session.get(path)
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert "# TYPE leveret_queue" in await answer.text()
+
+
+async def test_an_unknown_path_is_an_error_in_json(session: ClientSession) -> None:
+    answer = await session.get("/nothing")
+    assert (answer.status, answer.content_type) == (404, "application/json")
+    body = await answer.json()
+    assert body["error"] == "not_found"
+    assert "/nothing" in body["reason"]
+
+
+async def test_a_wrong_method_is_an_error_in_json_that_says_what_is_allowed(session: ClientSession) -> None:
+    answer = await session.post("/healthz")
+    assert (answer.status, (await answer.json())["error"]) == (405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET,HEAD"
+
+
+async def test_a_taken_port_is_an_os_error(http: HttpServer, server: FakeServer) -> None:
+    second = HttpServer("127.0.0.1", http.port, FakeBroker(), server)
+    with pytest.raises(OSError, match="address already in use"):
+        await second.start()
+    await second.stop()
+
+
+async def test_stopping_closes_idle_connections_soon(
+    http: HttpServer, session: ClientSession, server: FakeServer
+) -> None:
+    await (await session.get("/healthz")).read()
+    async with asyncio.timeout(5):
+        await http.stop()
+        await http.stop()

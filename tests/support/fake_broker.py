@@ -1,0 +1,42 @@
+"""What the HTTP side reads of a broker and a server, as plain data that a test fills in."""
+
+from dataclasses import dataclass, field
+
+from leveret.broker.counters import Counters
+from leveret.storage.engine import EngineStats
+
+
+@dataclass
+class FakeQueue:
+    name: str
+    message_count: int = 0
+    ready_bytes: int = 0
+    unacked_count: int = 0
+    consumer_count: int = 0
+
+
+@dataclass
+class FakeVhost:
+    name: str = "/"
+    queues: dict[str, FakeQueue] = field(default_factory=dict)
+    exchanges: dict[str, object] = field(default_factory=dict)
+
+    def add(self, queue: FakeQueue) -> None:
+        self.queues[queue.name] = queue
+
+
+@dataclass
+class FakeBroker:
+    counters: Counters = field(default_factory=Counters)
+    vhosts: dict[str, FakeVhost] = field(default_factory=lambda: {"/": FakeVhost()})
+
+
+@dataclass
+class FakeServer:
+    is_ready: bool = True
+    stats: EngineStats = field(
+        default_factory=lambda: EngineStats(used_bytes=4096, free_bytes=100, blobs=3, last_commit_ms=0.5)
+    )
+
+    async def log_stats(self) -> EngineStats:
+        return self.stats

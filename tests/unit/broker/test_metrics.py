@@ -1,0 +1,127 @@
+"""Metrics: every counter is shown, sums are sums, and names of queues cannot break the format."""
+
+from dataclasses import fields
+
+import pytest
+from fake_broker import FakeBroker, FakeQueue, FakeServer, FakeVhost
+from prometheus_client.parser import text_string_to_metric_families
+
+from leveret.broker import metrics
+from leveret.broker.counters import Counters
+from leveret.broker.loop_lag import LoopLag
+from leveret.broker.metrics import COUNTED, Metrics
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(text: bytes) -> Samples:
+    """Parse as Prometheus would."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    return FakeBroker()
+
+
+async def aggregated(
+    broker: FakeBroker, server: FakeServer | None = None, lag: LoopLag | None = None
+) -> Samples:
+    server = server or FakeServer()
+    return samples(await Metrics(broker, lag or LoopLag()).aggregated(server.stats, server.is_ready))
+
+
+def test_every_counter_has_a_name_and_an_explanation() -> None:
+    assert set(COUNTED) == {counted.name for counted in fields(Counters)}
+
+
+async def test_every_counter_is_shown(broker: FakeBroker) -> None:
+    for value, counted in enumerate(fields(Counters), start=1):
+        if counted.type is int:
+            setattr(broker.counters, counted.name, value)
+    found = await aggregated(broker)
+    for value, counted in enumerate(fields(Counters), start=1):
+        if counted.type is int:
+            assert found[f"leveret_{COUNTED[counted.name][0]}_total", ()] == value
+
+
+async def test_open_is_opened_less_closed(broker: FakeBroker) -> None:
+    broker.counters.connections_opened, broker.counters.connections_closed = 5, 2
+    broker.counters.channels_opened, broker.counters.channels_closed = 7, 3
+    found = await aggregated(broker)
+    assert (found["leveret_connections", ()], found["leveret_channels", ()]) == (3, 4)
+
+
+async def test_queues_are_summed_over_all_vhosts(broker: FakeBroker) -> None:
+    broker.vhosts["/"].add(FakeQueue("a", message_count=1, ready_bytes=10, unacked_count=2, consumer_count=3))
+    broker.vhosts["/"].exchanges = {"": None, "amq.direct": None}
+    other = broker.vhosts["other"] = FakeVhost("other")
+    other.add(FakeQueue("a", message_count=4, ready_bytes=20, unacked_count=5, consumer_count=6))
+    found = await aggregated(broker)
+    names = ("queues", "exchanges", "messages_ready", "messages_ready_bytes", "messages_unacked", "consumers")
+    assert [found[f"leveret_{name}", ()] for name in names] == [2, 2, 5, 30, 7, 9]
+
+
+async def test_queues_may_be_deleted_while_they_are_counted(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "QUEUES_PER_STEP", 1)
+    vhost = broker.vhosts["/"]
+    for name in "abc":
+        vhost.add(FakeQueue(name, message_count=1))
+
+    class Vanishing(FakeQueue):
+        @property
+        def consumer_count(self) -> int:
+            vhost.queues.clear()
+            return 0
+
+        @consumer_count.setter
+        def consumer_count(self, _: int) -> None: ...
+
+    vhost.queues["a"] = Vanishing("a")
+    assert (await aggregated(broker))["leveret_messages_ready", ()] == 2
+
+
+async def test_the_log_and_readiness_are_shown(broker: FakeBroker) -> None:
+    found = await aggregated(broker, is_ready=False)
+    assert found["leveret_ready", ()] == 0
+    assert [found[f"leveret_log_{name}", ()] for name in ("bytes", "free_bytes", "blobs")] == [4096, 100, 3]
+
+
+async def test_the_loops_lag_is_shown(broker: FakeBroker) -> None:
+    lag = LoopLag()
+    lag.observe(0.25, 1)
+    assert (await aggregated(broker, lag=lag))["leveret_loop_lag_seconds_max", ()] == 0.25
+
+
+async def test_the_process_is_shown(broker: FakeBroker) -> None:
+    found = await aggregated(broker)
+    resident = found["process_resident_memory_bytes", ()]
+    assert 0 < found["leveret_anonymous_memory_bytes", ()] <= resident
+
+
+async def test_each_queue_has_its_series(broker: FakeBroker) -> None:
+    broker.vhosts["/"].add(
+        FakeQueue("jobs", message_count=1, ready_bytes=10, unacked_count=2, consumer_count=3)
+    )
+    found = samples(await Metrics(broker, LoopLag()).per_queue())
+    labels = (("queue", "jobs"), ("vhost", "/"))
+    assert found == {
+        ("leveret_queue_messages_ready", labels): 1,
+        ("leveret_queue_messages_ready_bytes", labels): 10,
+        ("leveret_queue_messages_unacked", labels): 2,
+        ("leveret_queue_consumers", labels): 3,
+    }
+
+
+async def test_a_queues_name_cannot_forge_a_series(broker: FakeBroker) -> None:
+    name = 'a"} 1\nforged 1\n\\'
+    broker.vhosts["/"].add(FakeQueue(name))
+    found = samples(await Metrics(broker, LoopLag()).per_queue())
+    assert {dict(labels)["queue"] for _, labels in found} == {name}
+    assert len(found) == len(metrics.PER_QUEUE)
