@@ -28,11 +28,9 @@ def broker() -> FakeBroker:
     return FakeBroker()
 
 
-async def aggregated(
-    broker: FakeBroker, server: FakeServer | None = None, lag: LoopLag | None = None
-) -> Samples:
-    server = server or FakeServer()
-    return samples(await Metrics(broker, lag or LoopLag()).aggregated(server.stats, server.is_ready))
+async def aggregated(broker: FakeBroker, *, is_ready: bool = True, lag: LoopLag | None = None) -> Samples:
+    text = await Metrics(broker, lag or LoopLag()).aggregated(FakeServer().stats, is_ready)
+    return samples(text)
 
 
 def test_every_counter_has_a_name_and_an_explanation() -> None:
