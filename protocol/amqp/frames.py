@@ -5,12 +5,10 @@ from struct import Struct
 from .methods import encode_method
 from .wire_types import Method
 
-PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-
-METHOD = 1
-HEADER = 2
-BODY = 3
-HEARTBEAT = 8
+METHOD_FRAME = 1
+HEADER_FRAME = 2
+BODY_FRAME = 3
+HEARTBEAT_FRAME = 8
 
 FRAME_END = 0xCE
 FRAME_OVERHEAD = 8  # octets of a frame around its payload
@@ -33,16 +31,16 @@ def build_frame(frame_type: int, channel_id: int, payload: bytes) -> bytes:
 
 def method_frame(channel_id: int, method: Method) -> bytes:
     """The frame of a method."""
-    return build_frame(METHOD, channel_id, encode_method(method))
+    return build_frame(METHOD_FRAME, channel_id, encode_method(method))
 
 
 def content_frames(channel_id: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
     """The content header and as many body frames as the body needs: none for an empty one."""
     payload = CONTENT_HEADER.pack(CLASS_BASIC, 0, len(body)) + properties
     step = frame_max - FRAME_OVERHEAD
-    return build_frame(HEADER, channel_id, payload) + b"".join(
-        build_frame(BODY, channel_id, body[start : start + step]) for start in range(0, len(body), step)
+    return build_frame(HEADER_FRAME, channel_id, payload) + b"".join(
+        build_frame(BODY_FRAME, channel_id, body[start : start + step]) for start in range(0, len(body), step)
     )
 
 
-HEARTBEAT_FRAME = build_frame(HEARTBEAT, 0, b"")
+HEARTBEAT_OCTETS = build_frame(HEARTBEAT_FRAME, 0, b"")

@@ -60,6 +60,8 @@ class PropertyFacts:
     user_id: str | None = None
     headers: bytes | None = None
     """The table with its length, for `decode_table`."""
+    plain: bool = False
+    """None of the above is present, delivery-mode apart: the broker need not look any further."""
 
 
 @dataclass(slots=True)
@@ -84,8 +86,8 @@ class BasicProperties:
 
 _NAMES = {0x8000 >> index: field.name for index, field in enumerate(fields(BasicProperties))}
 
-_TRANSIENT = PropertyFacts(persistent=False)
-_PERSISTENT = PropertyFacts(persistent=True)
+_TRANSIENT = PropertyFacts(persistent=False, plain=True)
+_PERSISTENT = PropertyFacts(persistent=True, plain=True)
 _facts_cache: dict[bytes, PropertyFacts] = {}
 _layouts: dict[int, tuple[tuple[int, int], ...]] = {}
 

@@ -7,7 +7,16 @@ piece; a large body that fits one frame is passed on without being copied, a lon
 
 from struct import Struct
 
-from .frames import BODY, CLASS_BASIC, CONTENT_HEADER, FRAME_END, FRAME_HEADER, FRAME_OVERHEAD, HEADER, METHOD
+from .frames import (
+    BODY_FRAME,
+    CLASS_BASIC,
+    CONTENT_HEADER,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_OVERHEAD,
+    HEADER_FRAME,
+    METHOD_FRAME,
+)
 from .methods import encode_method
 from .wire_types import Method
 
@@ -42,7 +51,7 @@ class ChannelRenderer:
         # (consumer tag, exchange, routing key) -> what precedes and what follows delivery tag and redelivered
         self._prefixes: dict[tuple[str, str, str], tuple[bytes, bytes]] = {}
 
-    def deliver(  # noqa: PLR0917  # the fields of basic.deliver, in their order
+    def deliver(  # the fields of basic.deliver, in their order
         self,
         consumer_tag: str,
         delivery_tag: int,
@@ -66,7 +75,7 @@ class ChannelRenderer:
                         suffix,
                         _HEADER_START.pack(
                             FRAME_END,
-                            HEADER,
+                            HEADER_FRAME,
                             channel_id,
                             _CONTENT_HEADER_SIZE + len(properties),
                             CLASS_BASIC,
@@ -74,7 +83,7 @@ class ChannelRenderer:
                             size,
                         ),
                         properties,
-                        _HEADER_END.pack(FRAME_END, BODY, channel_id, size),
+                        _HEADER_END.pack(FRAME_END, BODY_FRAME, channel_id, size),
                         body,
                         _END,
                     )
@@ -88,7 +97,7 @@ class ChannelRenderer:
         consumer_tag, exchange, routing_key = (_short_string(text) for text in key)
         suffix = exchange + routing_key
         size = _DELIVER_FIXED_SIZE + len(consumer_tag) + len(suffix)
-        prefix = _DELIVER_PREFIX.pack(METHOD, self._channel_id, size, *_DELIVER) + consumer_tag
+        prefix = _DELIVER_PREFIX.pack(METHOD_FRAME, self._channel_id, size, *_DELIVER) + consumer_tag
         if len(self._prefixes) >= _PREFIXES_MAX:
             self._prefixes.clear()
         self._prefixes[key] = prefix, suffix
@@ -97,19 +106,23 @@ class ChannelRenderer:
     def method_with_content(self, method: Method, properties: bytes, body: bytes) -> None:
         """basic.get-ok or basic.return and its content."""
         payload = encode_method(method)
-        self._out.append(FRAME_HEADER.pack(METHOD, self._channel_id, len(payload)) + payload)
+        self._out.append(FRAME_HEADER.pack(METHOD_FRAME, self._channel_id, len(payload)) + payload)
         self._content(properties, body)
 
     def ack(self, delivery_tag: int, multiple: bool) -> None:
         """basic.ack: a confirm."""
         self._out.append(
-            _PUBLISHER_ANSWER.pack(METHOD, self._channel_id, 13, *_ACK, delivery_tag, multiple, FRAME_END)
+            _PUBLISHER_ANSWER.pack(
+                METHOD_FRAME, self._channel_id, 13, *_ACK, delivery_tag, multiple, FRAME_END
+            )
         )
 
     def nack(self, delivery_tag: int, multiple: bool) -> None:
         """basic.nack: a refused publish."""
         self._out.append(
-            _PUBLISHER_ANSWER.pack(METHOD, self._channel_id, 13, *_NACK, delivery_tag, multiple, FRAME_END)
+            _PUBLISHER_ANSWER.pack(
+                METHOD_FRAME, self._channel_id, 13, *_NACK, delivery_tag, multiple, FRAME_END
+            )
         )
 
     def _content(self, properties: bytes, body: bytes) -> None:
@@ -117,13 +130,19 @@ class ChannelRenderer:
         out, channel_id, size = self._out, self._channel_id, len(body)
         out.append(
             _HEADER_START.pack(
-                FRAME_END, HEADER, channel_id, _CONTENT_HEADER_SIZE + len(properties), CLASS_BASIC, 0, size
+                FRAME_END,
+                HEADER_FRAME,
+                channel_id,
+                _CONTENT_HEADER_SIZE + len(properties),
+                CLASS_BASIC,
+                0,
+                size,
             )
             + properties
         )
         for start in range(0, size, self._body_max):
             piece = body[start : start + self._body_max]  # the body itself where it fits one frame
-            out.append(_HEADER_END.pack(FRAME_END, BODY, channel_id, len(piece)))
+            out.append(_HEADER_END.pack(FRAME_END, BODY_FRAME, channel_id, len(piece)))
             out.append(piece)
         out.append(_END)
 
