@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import lmdb.verify
 
 from . import failpoints
 from .blob import chain_hash
@@ -65,12 +66,7 @@ class Store:
     @classmethod
     def open(cls, path: Path, map_bytes: int = MAP_BYTES, *, readonly: bool = False) -> "Store":
         """Open a store that exists. Raises Corrupt or Unavailable; never maps a file that is too short."""
-        data = path / "data.mdb"
-        try:
-            metas = MetaPages(data)
-            metas.check()
-        except OSError as error:
-            raise Unavailable(f"{data} cannot be read: {error.strerror}") from error
+        metas = read_meta_pages(path)
         try:
             env = _open_environment(path, map_bytes, readonly=readonly)
             try:
@@ -173,6 +169,29 @@ def create_store(directory: DataDirectory) -> None:
         raise translate(error, path) from error
     except OSError as error:
         raise Unavailable(f"{path} cannot be made: {error.strerror}") from error
+
+
+def read_meta_pages(path: Path) -> MetaPages:
+    """The meta pages of the store in a directory. Raises Corrupt when the file must not be mapped."""
+    data = path / "data.mdb"
+    try:
+        metas = MetaPages(data)
+    except OSError as error:
+        raise Unavailable(f"{data} cannot be read: {error.strerror}") from error
+    try:
+        metas.check()
+    except BaseException:
+        metas.close()
+        raise
+    return metas
+
+
+def verify_pages(path: Path) -> list[str]:
+    """What is wrong with LMDB's own pages, in its verifier's words; looks at all of them, and maps nothing."""
+    try:
+        return [str(problem) for problem in lmdb.verify.verify(os.fspath(path))]  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        return [str(error)]
 
 
 def check_superblock(path: Path, value: bytes | None) -> dict[str, object]:

@@ -23,11 +23,23 @@ class Tables:
         self._meta: dict[bytes, tuple[bytes, Revision]] = {}
         self._revision = 0
 
+    def copy(self) -> "Tables":
+        """An independent copy (of the dictionaries; blobs are immutable)."""
+        copied = Tables()
+        copied.used_bytes = self.used_bytes
+        copied._groups.update(self._groups)
+        copied._blobs.update({group: dict(blobs) for group, blobs in self._blobs.items()})
+        copied._checkpoints.update(self._checkpoints)
+        copied._meta.update(self._meta)
+        copied._revision = self._revision
+        return copied
+
     def acquire(self, group: int) -> Lease:
         self._groups[group] = self._groups[group].acquire()
         return self._groups[group].lease()
 
     def append(self, item: Append) -> Position | EngineError:
+        """Where the blob lies now, or why it was refused."""
         state, blobs = self._groups[item.group], self._blobs[item.group]
         refusal = state.refusal(item)
         if refusal is not None:
