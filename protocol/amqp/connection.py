@@ -105,6 +105,11 @@ class ServerConnection:
         self._next = 0  # where the publish that was just read in one go ends
 
     @property
+    def heartbeat_s(self) -> int:
+        """As negotiated; 0 until then and for none."""
+        return self._heartbeat.interval_s
+
+    @property
     def is_deaf(self) -> bool:
         """Nothing more is read, not even a close-ok."""
         return self._is_deaf
