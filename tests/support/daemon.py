@@ -1,7 +1,8 @@
 """A real broker as a subprocess, for tests that need sockets, signals or kill -9.
 
 `tests/conftest.py` makes the fixtures `daemon` (one per test) and `shared_daemon` (one per session) of it. A
-`Daemon` listens on ports that the kernel chose and keeps them over `restart`, so that a client can find it again.
+`Daemon` listens on ports that the kernel chose and keeps them over `restart`, so that a client can find it
+again.
 """
 
 import os
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -26,10 +28,17 @@ class DaemonFailed(Exception):
 class Daemon:
     """`leveret serve` on a data directory. Use as a context manager, or call `start` and `kill`."""
 
-    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "leveret"),
+    ) -> None:
         """`options` are further command-line options; `env` is added to the environment."""
         self.data_dir = data_dir
-        self.options = list(options)
+        self.options = options
+        self.command = command
         self.env = env or {}
         self.port = 0  # 0 until the first start; the same over restarts
         self.http_port = 0
@@ -65,7 +74,7 @@ class Daemon:
 
     def start(self) -> Self:
         """Start the broker and wait for its ready line."""
-        command = [sys.executable, "-m", "leveret", "serve", "--data-dir", str(self.data_dir)]
+        command = [*self.command, "serve", "--data-dir", str(self.data_dir)]
         command += ["--port", str(self.port), "--http-port", str(self.http_port), *self.options]
         with self._stderr_path.open("a") as stderr:
             self.process = subprocess.Popen(

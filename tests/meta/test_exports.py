@@ -1,0 +1,31 @@
+"""Every module can be imported, and what it says it exports is there."""
+
+import importlib
+from types import ModuleType
+
+import pytest
+from sources import PACKAGES, ROOT, python_files
+
+MODULES = sorted(
+    {
+        ".".join(("leveret", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for file in python_files(*PACKAGES)
+    }
+)
+
+
+def exported(module: ModuleType) -> list[str]:
+    names: list[str] = getattr(module, "__all__", [])
+    return names
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_and_has_what_it_exports(name: str) -> None:
+    module = importlib.import_module(name)
+    assert [export for export in exported(module) if not hasattr(module, export)] == []
+
+
+def test_the_version_is_said_once() -> None:
+    leveret = importlib.import_module("leveret")
+    assert exported(leveret) == ["__version__"]
+    assert leveret.__version__.count(".") == 2

@@ -1,0 +1,102 @@
+"""What people install is what was tested: sdist, the wheel made from it, a clean environment, a broker that
+starts.
+
+Every packaging mistake tried while choosing the layout failed silently at exactly these steps: an sdist that
+misses a package still builds a wheel, an empty one.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon import Daemon
+from sources import PACKAGES, ROOT, python_files
+
+from leveret.version import __version__
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CONSTRAINTS = ROOT / "constraints.txt"
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """Run a command outside of any environment of ours, and return what it printed."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environ["PIP_BUILD_CONSTRAINT"] = str(CONSTRAINTS)
+    result = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=environ, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist and the wheel that was built from the sdist."""
+    directory = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of a clean environment with nothing but the wheel and its dependencies."""
+    environment = tmp_path_factory.mktemp("clean") / "venv"
+    run(sys.executable, "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS, "--upgrade", "pip")
+    run(python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS, *dist.glob("*.whl"))
+    return python.parent
+
+
+def shipped() -> set[str]:
+    """Where the wheel must have the packages' modules."""
+    modules = {f"leveret/{file.relative_to(ROOT)}" for file in python_files(*PACKAGES)}
+    return modules | {f"leveret/{name}" for name in ("__init__.py", "__main__.py", "version.py", "py.typed")}
+
+
+def test_the_wheel_has_every_module_and_nothing_else(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    metadata = {name for name in names if ".dist-info/" in name}
+    assert names - metadata == shipped()
+    assert any(name.endswith("licenses/LICENSE") for name in metadata)
+
+
+def test_the_sdist_has_what_it_takes_to_test(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {str(file.relative_to(ROOT)) for file in python_files(*PACKAGES, "tests")}
+    wanted |= {"pyproject.toml", "constraints.txt", "Makefile", "Dockerfile", "deploy/leveret.service"}
+    assert wanted - names == set()
+
+
+def test_the_command_says_its_version(installed: Path) -> None:
+    assert run(installed / "leveret", "--version") == f"leveret {__version__}\n"
+    assert run(installed / "python", "-m", "leveret", "--version") == f"leveret {__version__}\n"
+
+
+@pytest.fixture
+def installed_daemon(installed: Path, tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(tmp_path / "data", command=[str(installed / "leveret")]) as running:
+        yield running
+
+
+def test_the_broker_starts_and_stops(installed_daemon: Daemon) -> None:
+    assert installed_daemon.port > 0
+    assert installed_daemon.terminate() == 0
+
+
+def test_constraints_pin_every_dependency() -> None:
+    """What pip would have to choose by itself is a build that changes over time."""
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    pinned = {line.partition("==")[0].lower() for line in lines if "==" in line}
+    freeze = ("freeze", "--all", "--exclude-editable", "--exclude", "setuptools")
+    installed = run(sys.executable, "-m", "pip", *freeze).splitlines()
+    assert {line.partition("==")[0].lower() for line in installed} - pinned == set()
