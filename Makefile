@@ -9,8 +9,11 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constrain
 # What an installed environment depends on. A stamp that is newer than these is up to date.
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: run test check lint format unit integration crash interop fuzz bench soak build upgrade clean
+.PHONY: help run test check lint format unit integration crash interop fuzz bench soak build upgrade clean
 .DEFAULT_GOAL := check
+
+help:  ## This list.
+	@sed -n 's/^\([a-z ]*\):[^#]*  ## /\1: /p' Makefile
 
 run: $(VENV)/runtime.stamp  ## Run a broker on ./data (AMQP on 5672, HTTP on 15672); Ctrl-C stops it.
 	$(BIN)/leveret serve --data-dir data
@@ -21,7 +24,7 @@ test: lint  ## Everything that must hold before a change lands.
 check: lint  ## The quick gate (under two minutes): style, types, layers, unit tests.
 	$(BIN)/pytest tests/unit tests/meta -m "not slow"
 
-lint: $(VENV)/dev.stamp
+lint: $(VENV)/dev.stamp  ## Style, types and layers.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -37,7 +40,7 @@ unit integration crash interop fuzz: $(VENV)/dev.stamp  ## One tier of tests.
 soak: $(VENV)/dev.stamp  ## Minutes of mixed load; `make test` leaves these tests out.
 	$(BIN)/pytest -m soak
 
-bench: $(VENV)/dev.stamp
+bench: $(VENV)/dev.stamp  ## The benchmarks; benchmarks/README.md says what they measure.
 	$(BIN)/python -m benchmarks
 
 build: $(VENV)/dev.stamp  ## dist/: the sdist, and the wheel made from it.
@@ -53,7 +56,7 @@ upgrade:  ## Write constraints.txt anew with the newest versions that pyproject.
 	mv build/constraints.txt constraints.txt
 	rm -rf build/upgrade
 
-clean:
+clean:  ## Remove what the other targets made, but no data.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/pip.stamp: $(INPUTS)
