@@ -1,8 +1,8 @@
 """The `leveret` command: reads options, calls the broker or a tool, makes of an error one line and a code.
 
-Exit codes: 0 done; 1 failed, and may work when tried again (a port in use); 2 will fail again until a
-person acts (a wrong option, a damaged store). deploy/leveret.service does not restart the broker after a 2.
-Only this module ends the process.
+Exit codes: 0 done; 1 failed, and may work when tried again (a port in use); 2 will fail again until a person
+acts (a wrong option, a damaged store), so deploy/leveret.service does not restart the broker after it; 3 the
+log could not be written while the broker ran. Only this module ends the process.
 """
 
 import os
