@@ -83,7 +83,7 @@ def check_store(path: Path, report: Report) -> None:
         read_meta_pages(path).close()
         problems = verify_pages(path)
         for problem in problems:
-            report.add(f"{path}: LMDB's pages: {problem}")
+            report.add(problem)
         if problems:
             return  # liblmdb may crash on pages like these
         store = Store.open(path, readonly=True)

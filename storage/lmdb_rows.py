@@ -9,6 +9,7 @@ is how a stale or damaged tree shows at open (see `lmdb_file.py`).
 
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 import google_crc32c
 
@@ -29,9 +30,19 @@ _EPOCH = struct.Struct(">Q")  # fence; the node's name follows
 _META = struct.Struct(">Q")  # revision; the value follows
 
 blob_key = _BLOB_KEY.pack
-unpack_blob_key = _BLOB_KEY.unpack
 chunk_key = _CHUNK_KEY.pack
-unpack_chunk_key = _CHUNK_KEY.unpack
+
+
+def unpack_blob_key(key: bytes) -> tuple[int, int]:
+    """(group, position). Raises Corrupt."""
+    group, position = _unpack_key("log", _BLOB_KEY, key)
+    return group, position
+
+
+def unpack_chunk_key(key: bytes) -> tuple[int, int, int]:
+    """(group, generation, number). Raises Corrupt."""
+    group, generation, number = _unpack_key("checkpoint", _CHUNK_KEY, key)
+    return group, generation, number
 
 
 def epoch_key(group: int, epoch: int) -> bytes:
@@ -39,9 +50,15 @@ def epoch_key(group: int, epoch: int) -> bytes:
 
 
 def unpack_epoch_key(key: bytes) -> tuple[int, int]:
-    """(group, epoch)"""
-    _, group, epoch = _EPOCH_KEY.unpack(key)
+    """(group, epoch). Raises Corrupt."""
+    _, group, epoch = _unpack_key("state", _EPOCH_KEY, key)
     return group, epoch
+
+
+def _unpack_key(database: str, layout: struct.Struct, key: bytes) -> tuple[Any, ...]:
+    if len(key) != layout.size:
+        raise Corrupt(f"the {database} database holds a damaged key: {key.hex()}")
+    return layout.unpack(key)
 
 
 def seal(key: bytes, payload: bytes) -> bytes:

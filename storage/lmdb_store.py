@@ -28,6 +28,7 @@ from .lmdb_rows import (
     pack_root,
     seal,
     unpack_blob_key,
+    unpack_meta,
     unpack_root,
     unseal,
 )
@@ -42,12 +43,20 @@ _MAP_BYTES_MIN = 2**30
 _DATABASES = (b"log", b"checkpoint", b"meta", b"state")
 _READERS_MAX = 8
 
+# What LMDB says when it stumbles over damaged pages; our own calls give it no other cause to.
 _DAMAGED = (
+    lmdb.BadDbiError,
+    lmdb.BadTxnError,
+    lmdb.BadValsizeError,
     lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
+    lmdb.CursorFullError,
+    lmdb.IncompatibleError,
     lmdb.InvalidError,
-    lmdb.VersionMismatchError,
+    lmdb.NotFoundError,
+    lmdb.PageFullError,
+    lmdb.PageNotFoundError,
     lmdb.PanicError,
+    lmdb.VersionMismatchError,
 )
 
 
@@ -99,11 +108,9 @@ class Store:
         return unpack_root(value)
 
     def check(self) -> Root:
-        """See that this is our store, its newest state, and whole at its end; cost does not grow with its
-        size.
+        """See that this is our store, its newest state, and whole at its end.
 
-        Raises:
-            Corrupt: with a sentence for the operator.
+        The cost does not grow with the logs. Raises Corrupt with a sentence for the operator.
         """
         try:
             with self.env.begin() as txn:
@@ -113,6 +120,8 @@ class Store:
                 self._metas.check_stamp(stamp)
                 for group in root.groups:
                     self._check_end(txn, root, group)
+                for key, value in txn.cursor(db=self.meta):
+                    unpack_meta(key, value)
                 return root
         except lmdb.Error as error:
             raise translate(error, self.path) from error
@@ -187,11 +196,12 @@ def read_meta_pages(path: Path) -> MetaPages:
 
 
 def verify_pages(path: Path) -> list[str]:
-    """What is wrong with LMDB's own pages, in its verifier's words; looks at all of them, and maps nothing."""
+    """What is wrong with LMDB's own pages, in its verifier's words. Maps nothing, so it cannot crash."""
     try:
-        return [str(problem) for problem in lmdb.verify.verify(os.fspath(path))]  # type: ignore[no-untyped-call]
+        problems = lmdb.verify.verify(os.fspath(path))  # type: ignore[no-untyped-call]
     except lmdb.verify.VerifyError as error:
-        return [str(error)]
+        problems = [error]
+    return [f"{path}: LMDB's pages: {problem}" for problem in problems]
 
 
 def check_superblock(path: Path, value: bytes | None) -> dict[str, object]:
