@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from leveret.storage.check import check_directory
+from leveret.storage.directory import DirectoryUnusable
 from leveret.storage.engine import Corrupt, EngineError
 from leveret.version import __version__
 
@@ -86,9 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         exit_code: int = commands.main(arguments, prog_name="leveret", standalone_mode=False)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except ConfigError as error:
-        return _fail(str(error), EXIT_NEEDS_A_PERSON)
-    except Corrupt as error:
+    except (ConfigError, Corrupt, DirectoryUnusable) as error:
         return _fail(str(error), EXIT_NEEDS_A_PERSON)
     except (EngineError, OSError) as error:
         return _fail(str(error), EXIT_FAILED)

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,7 +150,7 @@ def test_the_built_broker_starts_is_healthy_and_stops(image: Path, tmp_path: Pat
     with Daemon(tmp_path / "data", command=[program], env=variables) as daemon:
         check = {**os.environ, **variables, "LEVERET_HTTP_PORT": str(daemon.http_port)}
         subprocess.run(health_check(), env=check, check=True)
-        daemon.process.send_signal(getattr(signal, all_of("STOPSIGNAL")[0]))
+        daemon.signal(all_of("STOPSIGNAL")[0])
         assert daemon.wait() == 0
         unhealthy = subprocess.run(health_check(), env=check, capture_output=True, check=False)
         assert unhealthy.returncode != 0

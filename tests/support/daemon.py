@@ -92,9 +92,13 @@ class Daemon:
             raise
         return self
 
+    def signal(self, name: str) -> None:
+        """Send a signal (`SIGTERM`, `SIGSTOP`, ...) and do not wait for what it does."""
+        self._running().send_signal(signal.Signals[name])
+
     def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Ask the broker to stop (SIGTERM), wait for it, and return its exit code."""
-        self._running().send_signal(signal.SIGTERM)
+        self.signal("SIGTERM")
         return self.wait(timeout_s)
 
     def kill(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from leveret.broker import cli
 from leveret.broker.config import Config
 from leveret.storage.check import Report
-from leveret.storage.directory import DirectoryInUse
+from leveret.storage.directory import DirectoryInUse, DirectoryUnusable
 from leveret.storage.engine import Corrupt
 from leveret.version import __version__
 
@@ -118,6 +118,11 @@ def test_a_wrong_command_line_is_2_and_one_line(
 def test_a_damaged_store_is_2(serve: FakeServe, fails: Callable[..., str]) -> None:
     serve.error = Corrupt("blob 7: the CRC is wrong")
     assert fails(2, "serve") == "blob 7: the CRC is wrong"
+
+
+def test_a_directory_that_cannot_serve_is_2(serve: FakeServe, fails: Callable[..., str]) -> None:
+    serve.error = DirectoryUnusable("/x is not a directory")
+    assert fails(2, "serve") == "/x is not a directory"
 
 
 def test_a_directory_in_use_is_1(serve: FakeServe, fails: Callable[..., str]) -> None:

@@ -1,0 +1,122 @@
+"""The broker as a process: it starts, says that it is ready, stops when told to, and fails with a code and a
+line."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from daemon import START_TIMEOUT_S, Daemon
+
+Serve = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def serve_fails(tmp_path: Path) -> Serve:
+    """Run `leveret serve`, which must fail; its exit code, and the line on stderr that says why."""
+
+    def run(*options: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "leveret", "serve", "--port", "0", "--http-port", "0"]
+        command += ["--data-dir", str(tmp_path / "data"), *options]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_TIMEOUT_S)
+        assert ended.stdout == ""
+        lines = ended.stderr.splitlines()
+        assert lines, "it said nothing"
+        assert lines[-1].startswith("leveret: "), ended.stderr
+        return ended.returncode, lines[-1]
+
+    return run
+
+
+def get(daemon: Daemon, path: str) -> tuple[int, str]:
+    try:
+        with urlopen(daemon.http_url + path, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_it_listens_where_the_ready_line_says(daemon: Daemon) -> None:
+    for port in (daemon.port, daemon.http_port):
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+def test_a_signal_stops_it_cleanly(daemon: Daemon, signal_name: str) -> None:
+    daemon.signal(signal_name)
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.stderr
+
+
+def test_it_comes_back_on_the_same_ports(daemon: Daemon) -> None:
+    ports = daemon.port, daemon.http_port
+    daemon.restart()
+    daemon.restart(kill=True)
+    assert (daemon.port, daemon.http_port) == ports
+
+
+def test_it_is_healthy_and_ready(daemon: Daemon) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert get(daemon, path) == (200, json.dumps({"status": "ok"}))
+
+
+def test_its_metrics_are_about_it(daemon: Daemon) -> None:
+    status, text = get(daemon, "/metrics")
+    assert status == 200
+    for line in ("leveret_ready 1.0", "leveret_connections 0.0", "leveret_messages_published_total 0.0"):
+        assert line in text.splitlines()
+    assert "process_resident_memory_bytes" in text
+
+
+def test_what_it_never_heard_of_is_404(daemon: Daemon) -> None:
+    status, body = get(daemon, "/favicon.ico")
+    assert (status, json.loads(body)["error"]) == (404, "not_found")
+
+
+def test_a_data_directory_in_use_is_1(daemon: Daemon, serve_fails: Serve) -> None:
+    exit_code, line = serve_fails("--data-dir", str(daemon.data_dir))
+    assert exit_code == 1
+    assert f"in use by the process with pid {daemon.pid}" in line
+
+
+@pytest.mark.parametrize("option", ["--port", "--http-port"])
+def test_a_port_in_use_is_1(daemon: Daemon, serve_fails: Serve, tmp_path: Path, option: str) -> None:
+    exit_code, line = serve_fails("--data-dir", str(tmp_path / "other"), option, str(daemon.port))
+    assert exit_code == 1
+    assert f"('127.0.0.1', {daemon.port})" in line
+    assert "in use" in line
+
+
+def test_a_wrong_option_is_2(serve_fails: Serve) -> None:
+    assert serve_fails("--heartbeat-s", "often")[0] == 2
+
+
+def test_somebody_elses_directory_is_2_and_left_alone(serve_fails: Serve, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    exit_code, line = serve_fails("--data-dir", str(tmp_path))
+    assert exit_code == 2
+    assert "thesis.tex" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_store_is_2(daemon: Daemon, serve_fails: Serve) -> None:
+    assert daemon.terminate() == 0
+    for store in (daemon.data_dir / "log").iterdir():
+        store.write_bytes(b"\0" * store.stat().st_size)
+    assert serve_fails()[0] == 2
+
+
+def test_check_finds_a_stopped_brokers_store_sound(daemon: Daemon) -> None:
+    check = [sys.executable, "-m", "leveret", "check", str(daemon.data_dir)]
+    in_use = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert in_use.returncode == 2
+    assert "in use" in in_use.stdout
+    daemon.terminate()
+    stopped = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert (stopped.returncode, stopped.stdout.split(":")[0]) == (0, "sound")
