@@ -1,8 +1,8 @@
 """Named places where a test can make storage die, fail or wait.
 
-`LEVERET_FAILPOINTS="name=kill|error|delay:ms[@n][,name=...]"` is read once, when this module is imported;
-`@n` means "from the n-th hit on" (the first is 1). Unarmed, a place costs one comparison: `if
-failpoints.armed: failpoints.hit(...)`.
+`LEVERET_FAILPOINTS="name=kill|error|delay:ms[@n][,name=...]"` is read once, when this module is imported.
+With `@n` only the n-th time that the place is passed counts (the first is 1), without it every time. Unarmed,
+a place costs one comparison: `if failpoints.armed: failpoints.hit(...)`.
 """
 
 import os
@@ -32,7 +32,8 @@ class Failpoint:
 
     action: str  # kill, error or delay
     delay_ms: float
-    hits_left: int  # hits still to pass before the action is taken
+    only_hit: int | None  # None: every one
+    hits: int = 0
 
 
 def parse(text: str) -> dict[str, Failpoint]:
@@ -48,7 +49,7 @@ def parse(text: str) -> dict[str, Failpoint]:
             )
         if action not in {"kill", "error", "delay"}:
             raise ValueError(f"LEVERET_FAILPOINTS: {name}={action!r} is none of kill, error, delay:ms")
-        points[name] = Failpoint(action, float(delay_ms or 0), int(nth or 1) - 1)
+        points[name] = Failpoint(action, float(delay_ms or 0), int(nth) if nth else None)
     return points
 
 
@@ -61,9 +62,10 @@ def hit(name: str) -> None:
     point = armed.get(name) if armed else None
     if point is None:
         return
-    if point.hits_left > 0:
-        point.hits_left -= 1
-    elif point.action == "kill":
+    point.hits += 1
+    if point.only_hit is not None and point.hits != point.only_hit:
+        return
+    if point.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif point.action == "error":
         raise InjectedError(name)

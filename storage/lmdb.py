@@ -70,8 +70,8 @@ T = TypeVar("T")
 
 
 VERIFY_BYTES_MAX = 1024 * 1024 * 1024
-"""Up to this size, all pages are verified at open. It takes 0.1 s per GB of full blobs, 2 s of small ones, and
-start-up must not grow with the backlog; `leveret check` always does it."""
+"""Up to this size, all pages are verified at open. It takes 0.1 s per GB of full blobs, 2 s of small
+ones, and start-up must not grow with the backlog; `leveret check` always does it."""
 
 
 class LmdbEngine:
