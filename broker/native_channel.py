@@ -6,9 +6,10 @@ is part of the protocol (docs/native-protocol.md section 7): a message is return
 confirmed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.errors import AmqpError, SoftError
 from leveret.protocol.native.connection import ServerConnection
 from leveret.protocol.native.fields import ENTRIES_MAX, MANDATORY, REDELIVERED
@@ -23,7 +24,7 @@ from .message import Message, QueuedMessage
 if TYPE_CHECKING:
     from .native_session import NativeSession
 
-Arguments = Mapping[str, Any]
+Arguments = dict[str, FieldValue]
 
 DELIVER_BATCH_BYTES = 256 * 1024  # a frame is unpacked in one go: a larger one would stall its consumer
 REFUSED_BY_QUEUE = "a queue refused the message"

@@ -71,8 +71,7 @@ class NativeSession:
         self._held_replies = 0
         self._input_is_paused = False
         self._is_lost = False
-        self._now_s = 0.0  # of the last tick
-        self._close_deadline_s: float | None = None  # None unless CLOSE is sent
+        self._close_deadline_s: float | None = None  # None until a tick after CLOSE was sent
 
     # What the transport calls (`Session`)
 
@@ -103,16 +102,21 @@ class NativeSession:
             self._wake_channels()
 
     def tick(self, now_s: float) -> None:
-        self._now_s = now_s
         if self._input_is_paused:
             self._protocol.excuse_silence()
         if not self._protocol.tick(now_s):
             log.warning("closing %s: nothing heard for %d s", self._host.name, self._protocol.heartbeat_s)
             self._host.close_after(0)
-        elif self._close_deadline_s is not None and now_s >= self._close_deadline_s:
-            self._host.close_after(0)
+        elif self._protocol.state is State.CLOSING:
+            self._wait_for_closed(now_s)
         elif self._protocol.out:
             self._host.request_flush()
+
+    def _wait_for_closed(self, now_s: float) -> None:
+        if self._close_deadline_s is None:
+            self._close_deadline_s = now_s + CLOSE_TIMEOUT_S
+        elif now_s >= self._close_deadline_s:
+            self._host.close_after(0)
 
     def take_output(self) -> list[bytes]:
         """Answers first, then what the channels collected."""
@@ -128,14 +132,14 @@ class NativeSession:
 
     def close(self, error: AmqpError) -> None:
         """End the connection with a goodbye; the domain lets go of it at once."""
-        for channel in self._channels.values():
-            channel.write_batches()
         self._release()
         self._protocol.close(error.reply_code, error.reply_text)
-        self._close_deadline_s = self._now_s + CLOSE_TIMEOUT_S
         self._host.request_flush()
 
     def _release(self) -> None:
+        """Write what was collected and let go of the domain."""
+        for channel in self._to_write:
+            channel.write_batches()
         self._channels = {}
         self._to_write = {}
         if self._connection is not None:
@@ -186,13 +190,14 @@ class NativeSession:
             self.close(event[1])
         elif type_ == FrameType.HELLO:
             self._log_in(event)
-        elif type_ in (FrameType.CLOSE, FrameType.CLOSED):
+        elif type_ == FrameType.CLOSE:
             self._release()
+            self._protocol.answer_close()
         elif type_ == FrameType.CHANNEL_OPEN:
             self._open_channel(*event[1:])
         elif type_ == FrameType.CHANNEL_CLOSE:
             self._close_channel(*event[1:])
-        else:
+        elif type_ != FrameType.CLOSED:
             self._execute(*event)
 
     def _log_in(self, hello: Event) -> None:

@@ -1,1 +1,65 @@
-"""The asyncio SDK over the native framing."""
+"""The asyncio SDK over the native framing.
+
+`connect` -> `Connection` -> `Channel` -> `Exchange`, `Queue`. A plain connection: when it breaks, it is
+over, and whatever waited raises. A layer that reconnects goes above it and uses nothing but what is
+exported here.
+
+Inside: `transport` has the socket, `connection` the requests, `channel` the operations, `publisher` the
+confirms, `consumer` the deliveries, `settler` the acks.
+"""
+
+from .channel import Channel
+from .connection import Connection, Connector, connect
+from .consumer import Consumer
+from .errors import (
+    AccessRefused,
+    AlreadySettled,
+    AuthenticationFailed,
+    BrokerError,
+    ChannelClosed,
+    ConnectionLost,
+    ConsumerCancelled,
+    LeveretError,
+    Nacked,
+    NotAllowed,
+    NotFound,
+    NotSupported,
+    PreconditionFailed,
+    QueueEmpty,
+    ResourceLocked,
+    Unroutable,
+)
+from .exchange import Exchange, ExchangeType
+from .incoming import IncomingMessage
+from .message import DeliveryMode, Message
+from .queue import Queue
+
+__all__ = [
+    "AccessRefused",
+    "AlreadySettled",
+    "AuthenticationFailed",
+    "BrokerError",
+    "Channel",
+    "ChannelClosed",
+    "Connection",
+    "ConnectionLost",
+    "Connector",
+    "Consumer",
+    "ConsumerCancelled",
+    "DeliveryMode",
+    "Exchange",
+    "ExchangeType",
+    "IncomingMessage",
+    "LeveretError",
+    "Message",
+    "Nacked",
+    "NotAllowed",
+    "NotFound",
+    "NotSupported",
+    "PreconditionFailed",
+    "Queue",
+    "QueueEmpty",
+    "ResourceLocked",
+    "Unroutable",
+    "connect",
+]

@@ -44,6 +44,7 @@ class State(Enum):
     LOGIN = "login"  # server: HELLO is with the owner, who answers `welcome` or `close`
     OPEN = "open"
     CLOSING = "closing"  # CLOSE is sent: nothing counts any more but CLOSE and CLOSED
+    LEAVING = "leaving"  # CLOSE is received: the owner finishes and answers with `answer_close`
     CLOSED = "closed"
 
 
@@ -66,7 +67,7 @@ class NativeConnection:
 
     def receive_data(self, data: bytes) -> list[Event]:
         """Take received octets; returns what they mean. See the module's docstring."""
-        if self.state is State.CLOSED:
+        if self.state in (State.LEAVING, State.CLOSED):
             return []
         self._received = True
         events: list[Event] = []
@@ -82,30 +83,26 @@ class NativeConnection:
 
     def receive_eof(self) -> list[Event]:
         """The peer ended the stream: expected after a close, else a failure."""
-        if self.state in (State.CLOSING, State.CLOSED):
+        if self.state in (State.CLOSING, State.LEAVING, State.CLOSED):
             self.state = State.CLOSED
             return []
         self.state = State.CLOSED
-        return [
-            (
-                FAILED,
-                HardError(ReplyCode.CONNECTION_FORCED, "the peer closed the connection without a goodbye"),
-            )
-        ]
+        return [(FAILED, HardError(ReplyCode.CONNECTION_FORCED, "the peer went away without CLOSE"))]
 
     def _receive_frames(self, events: list[Event]) -> None:
         reader = self._reader
-        while self.state is not State.CLOSED and (frame := reader.next_frame()) is not None:
+        while (frame := reader.next_frame()) is not None:
             type_ = frame[0]
             if type_ == FrameType.CLOSE:
-                self.send(FrameType.CLOSED)
-                self.state = State.CLOSED
+                self.state = State.LEAVING
                 events.append(frame)
-            elif type_ == FrameType.CLOSED:
+                return
+            if type_ == FrameType.CLOSED:
                 self._receive_closed(events, frame)
-            elif self.state is State.CLOSING:
+                return
+            if self.state is State.CLOSING:
                 continue
-            elif type_ == FrameType.PING:
+            if type_ == FrameType.PING:
                 self.send(FrameType.PONG)
             elif type_ != FrameType.PONG:
                 self._receive_frame(events, frame)
@@ -131,9 +128,14 @@ class NativeConnection:
 
     def close(self, code: int, text: str) -> None:
         """Buffer CLOSE; what is received from now on does not count. Without effect when already closing."""
-        if self.state not in (State.CLOSING, State.CLOSED):
+        if self.state not in (State.CLOSING, State.LEAVING, State.CLOSED):
             self.state = State.CLOSING
             self.send(FrameType.CLOSE, code, text)
+
+    def answer_close(self) -> None:
+        """Buffer CLOSED in answer to a CLOSE event: the last frame of this connection."""
+        self.send(FrameType.CLOSED)
+        self.state = State.CLOSED
 
     def data_to_send(self) -> list[bytes]:
         """What is to be written now, in order."""
@@ -173,9 +175,9 @@ class NativeConnection:
 class ServerConnection(NativeConnection):
     """The broker's side.
 
-    Events besides the frames of an open connection: HELLO (answer it with `welcome` or `close`), CLOSE and
-    CLOSED (flush, then drop the connection), FAILED. CHANNEL_OPEN and CHANNEL_CLOSE come only when they are
-    in order; reply to both.
+    Events besides the frames of an open connection: HELLO (answer it with `welcome` or `close`), CLOSE
+    (answer it with `answer_close`), CLOSED, FAILED. CHANNEL_OPEN and CHANNEL_CLOSE come only when they are in
+    order; reply to both.
     """
 
     peer = Role.CLIENT
@@ -309,7 +311,11 @@ class ServerConnection(NativeConnection):
 
 
 class ClientConnection(NativeConnection):
-    """The client's side. Events besides the frames of an open connection: WELCOME, CLOSE, CLOSED, FAILED."""
+    """The client's side.
+
+    Events besides the frames of an open connection: WELCOME, CLOSE (answer it with `answer_close`), CLOSED,
+    FAILED.
+    """
 
     peer = Role.SERVER
 

@@ -74,6 +74,8 @@ def _check_argument(value: Any, depth: int) -> None:
     elif type(value) is list:
         for inner in value:
             _check_argument(inner, depth + 1)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"contains {value}, which is no 64-bit integer")
     elif value is not None and not isinstance(value, bool | int | float | str | bytes | datetime):
         raise ValueError(f"contains {_shown(value)}, which is not a value of a table")
 

@@ -1,0 +1,333 @@
+"""A channel: where an application declares, publishes and consumes. Made by `Connection.channel`.
+
+A refused operation raises the broker's error and leaves the channel open. Only `close`, the end of the
+connection, or a CHANNEL_CLOSED of the broker end it; then everything that waits raises, and so does every
+later use.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from leveret.protocol.amqp.field_table import FieldValue
+from leveret.protocol.native.layouts import FrameType
+
+from .consumer import Consumer
+from .errors import ChannelClosed, ConsumerCancelled, LeveretError
+from .exchange import Exchange, ExchangeType
+from .incoming import IncomingMessage
+from .message import Message, check_names
+from .publisher import Publisher
+from .queue import Queue
+from .settler import Settler
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+DEFAULT_PREFETCH_COUNT = 256  # keeps a quick reader busy, bounds the memory of a slow one
+PREFETCH_COUNT_MAX = 65_535
+ACKS_AT_ONCE = 64  # acks that do not wait for the turn's end: the broker must not run out of credit to give
+REPLY_TO_QUEUE = "amq.rabbitmq.reply-to"  # a pseudo queue that can be read only without acks
+
+
+class Channel:
+    """See the module's docstring."""
+
+    def __init__(
+        self, connection: "Connection", transport: Transport, number: int, *, publisher_confirms: bool
+    ) -> None:
+        self.number = number
+        self.publisher_confirms = publisher_confirms
+        self.default_exchange = Exchange(self, "")
+        self._connection = connection
+        self._transport = transport
+        self._publisher = Publisher(self, transport, number, confirms=publisher_confirms)
+        self._settler = Settler(transport.protocol, number)
+        self._consumers: dict[int, Consumer] = {}
+        self._last_consumer = 0
+        self._prefetch_count = DEFAULT_PREFETCH_COUNT
+        self._closed: LeveretError | None = None  # why it cannot be used any more
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.number}, {'closed' if self.is_closed else 'open'}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # The life of a channel
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed is not None
+
+    def require_open(self) -> None:
+        """Raise when the channel cannot be used any more."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+
+    async def close(self) -> None:
+        """Close it: unacked messages go back to their queues, unconfirmed publishes raise. Idempotent."""
+        if self._closed is None:
+            closing = self.abandon()
+            if closing is not None:
+                await asyncio.wait((closing,))
+
+    def abandon(self) -> asyncio.Future[list[Any]] | None:
+        """`close` without waiting; the result is done when the broker has answered."""
+        self.write_batches()
+        self.ended(ChannelClosed("the channel was closed; open another one with connection.channel()"))
+        return self._release_number()
+
+    def _release_number(self) -> asyncio.Future[list[Any]] | None:
+        """Close it at the broker; only when that has answered may the number be used again."""
+        if self._connection.is_closed:
+            return None
+        closing = self._connection.start_request(FrameType.CHANNEL_CLOSE, self.number)
+        closing.add_done_callback(self._number_released)
+        return closing
+
+    def _number_released(self, closing: asyncio.Future[list[Any]]) -> None:
+        if not closing.cancelled() and closing.exception() is None:
+            self._connection.forget_channel(self.number)
+
+    def ended(self, error: LeveretError) -> None:
+        """Nothing more comes for this channel."""
+        if self._closed is not None:
+            return
+        self._closed = error
+        self._publisher.ended(error)
+        consumers, self._consumers = self._consumers, {}
+        for consumer in consumers.values():
+            consumer.ended(error, keep_buffer=False)
+
+    async def request(self, type_: FrameType, *fields: Any) -> list[Any]:
+        """Send a request behind everything that was published and acked before."""
+        self.require_open()
+        self.write_batches()
+        return await self._connection.request(type_, self.number, *fields)
+
+    def write_batches(self) -> None:
+        """Publishes first: who acks a message after publishing its result must not lose both."""
+        self._publisher.write_batch()
+        self._settler.write_batches()
+
+    # What the broker says
+
+    def frame_received(self, frame: Sequence[Any]) -> None:
+        """A frame for this channel, replies apart."""
+        type_ = frame[0]
+        if type_ == FrameType.DELIVER:
+            self._delivered(frame[2])
+        elif type_ == FrameType.CONFIRM:
+            self._publisher.confirmed(frame[2])
+        elif type_ == FrameType.REFUSE:
+            self._publisher.refused(*frame[2:])
+        elif type_ == FrameType.RETURN:
+            self._publisher.returned(frame[2])
+        elif type_ == FrameType.CONSUMER_CANCELLED:
+            self._consumer_cancelled(frame[2])
+        elif type_ == FrameType.CHANNEL_CLOSED and self._closed is None:
+            self.ended(ChannelClosed(f"the broker closed the channel: {frame[2]} {frame[3]}"))
+            self._release_number()
+
+    def _delivered(self, messages: list[list[Any]]) -> None:
+        if self._closed is not None:
+            return  # the broker requeues it
+        consumers = self._consumers
+        for number, delivery_tag, flags, exchange, routing_key, properties, body in messages:
+            consumer = consumers.get(number)
+            if consumer is None:
+                self.nack_later(delivery_tag, True)  # it was on its way when the consumer was cancelled
+            else:
+                consumer.delivered(
+                    IncomingMessage(self, delivery_tag, flags, exchange, routing_key, properties, body)
+                )
+
+    def _consumer_cancelled(self, number: int) -> None:
+        consumer = self._consumers.pop(number, None)
+        if consumer is not None:
+            text = f"the broker cancelled consumer {consumer.consumer_tag}: was its queue deleted?"
+            consumer.ended(ConsumerCancelled(text), keep_buffer=True)
+
+    # Exchanges and queues
+
+    async def declare_exchange(
+        self,
+        name: str,
+        type: str = ExchangeType.DIRECT,  # AMQP's name of it
+        *,
+        durable: bool = False,
+        auto_delete: bool = False,
+        internal: bool = False,
+        passive: bool = False,
+        arguments: Mapping[str, FieldValue] | None = None,
+    ) -> Exchange:
+        """Make an exchange, or make sure that it is as described; `passive`: only that it exists."""
+        await self.request(
+            FrameType.EXCHANGE_DECLARE,
+            name,
+            str(type),
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            dict(arguments or {}),
+        )
+        return Exchange(self, name)
+
+    async def get_exchange(self, name: str, *, ensure: bool = True) -> Exchange:
+        """An exchange that exists; `ensure=False` does not ask the broker."""
+        if ensure:
+            return await self.declare_exchange(name, passive=True)
+        return Exchange(self, name)
+
+    async def exchange_delete(self, name: str, *, if_unused: bool = False) -> None:
+        """Delete an exchange; that there is none is no error."""
+        await self.request(FrameType.EXCHANGE_DELETE, name, if_unused)
+
+    async def declare_queue(
+        self,
+        name: str = "",
+        *,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        passive: bool = False,
+        arguments: Mapping[str, FieldValue] | None = None,
+    ) -> Queue:
+        """Make a queue, or make sure that it is as described; without a name, the broker picks one."""
+        queue, message_count, consumer_count = await self.request(
+            FrameType.QUEUE_DECLARE, name, passive, durable, exclusive, auto_delete, dict(arguments or {})
+        )
+        return Queue(self, queue, message_count, consumer_count)
+
+    async def get_queue(self, name: str, *, ensure: bool = True) -> Queue:
+        """A queue that exists; `ensure=False` does not ask the broker."""
+        if ensure:
+            return await self.declare_queue(name, passive=True)
+        return Queue(self, name)
+
+    async def queue_delete(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Delete a queue; returns how many messages went with it."""
+        (message_count,) = await self.request(FrameType.QUEUE_DELETE, name, if_unused, if_empty)
+        return int(message_count)
+
+    # Publishing
+
+    async def publish(
+        self, message: Message, routing_key: str, *, exchange: str = "", mandatory: bool = True
+    ) -> None:
+        """Publish, and return when the broker has confirmed: a persistent message in a durable queue is on
+        the disk.
+
+        Waits for a slot while too many publishes are under way. Raises Unroutable when `mandatory` and no
+        queue is bound for the routing key, Nacked when a queue refused it, NotFound when there is no such
+        exchange. ConnectionLost and ChannelClosed leave open whether it arrived.
+        """
+        self.require_open()
+        check_names(exchange, routing_key)
+        if len(message.body) > self._connection.message_max_bytes:
+            limit = self._connection.message_max_bytes
+            raise ValueError(f"the body has {len(message.body)} bytes; the broker takes up to {limit}")
+        await self._publisher.publish(message, exchange, routing_key, mandatory)
+
+    # Consuming
+
+    async def set_qos(self, prefetch_count: int, *, global_: bool = False) -> None:
+        """How many unacked messages each consumer started from now on may have (`global_`: all together)."""
+        if not 1 <= prefetch_count <= PREFETCH_COUNT_MAX:
+            raise ValueError(
+                f"prefetch_count must be 1 to {PREFETCH_COUNT_MAX}, not {prefetch_count}: "
+                "it is what bounds this client's memory"
+            )
+        await self.request(FrameType.QOS, prefetch_count, global_)
+        if not global_:
+            self._prefetch_count = prefetch_count
+
+    async def start_consumer(
+        self,
+        queue: str,
+        *,
+        consumer_tag: str,
+        no_ack: bool,
+        exclusive: bool,
+        arguments: Mapping[str, FieldValue] | None,
+    ) -> Consumer:
+        """`Queue.iterator`, by name.
+
+        With `no_ack` a message counts as done when the application takes it: it is acked then. The broker
+        is not told to expect no acks, for without them nothing would bound what it sends.
+        """
+        self.require_open()
+        self._last_consumer += 1
+        really_no_ack = no_ack and queue == REPLY_TO_QUEUE
+        consumer = Consumer(
+            self, self._last_consumer, ack_on_arrival=no_ack and not really_no_ack, no_ack=no_ack
+        )
+        self._consumers[consumer.number] = consumer
+        try:
+            (consumer.consumer_tag,) = await self.request(
+                FrameType.CONSUME,
+                queue,
+                consumer.number,
+                consumer_tag,
+                really_no_ack,
+                exclusive,
+                self._prefetch_count,
+                dict(arguments or {}),
+            )
+        except asyncio.CancelledError:
+            self._withdraw(consumer)
+            raise
+        except BaseException:
+            self._consumers.pop(consumer.number, None)
+            raise
+        return consumer
+
+    def _withdraw(self, consumer: Consumer) -> None:
+        """Whoever asked for the consumer was cancelled before the answer came."""
+        self._consumers.pop(consumer.number, None)
+        if self._closed is None and not self._connection.is_closed:
+            self._connection.start_request(FrameType.CANCEL, self.number, consumer.number)
+
+    async def cancel_consumer(self, consumer: Consumer) -> None:
+        """`Consumer.cancel`; deliveries still on their way go back."""
+        if self._consumers.pop(consumer.number, None) is not None and self._closed is None:
+            await self.request(FrameType.CANCEL, consumer.number)
+
+    async def get(self, queue: str, *, no_ack: bool = False) -> IncomingMessage | None:
+        """`Queue.get`, by name; None when the queue is empty."""
+        delivery_tag, *fields = await self.request(FrameType.GET, queue, no_ack)
+        if delivery_tag is None:
+            return None
+        message = IncomingMessage(self, delivery_tag, *fields[:-1])
+        if no_ack:
+            message.settled_by_delivery()
+        return message
+
+    # Settling; `IncomingMessage` sees to it that each message is settled once
+
+    def settle_later(self, delivery_tag: int) -> None:
+        """Ack at the end of this turn."""
+        acks = self._settler.acks
+        acks.append(delivery_tag)
+        self._transport.request_flush(self)
+        if len(acks) >= ACKS_AT_ONCE:
+            self._transport.flush()
+
+    def nack_later(self, delivery_tag: int, requeue: bool) -> None:
+        """Nack at the end of this turn."""
+        self._settler.nacks[requeue].append(delivery_tag)
+        self._transport.request_flush(self)
+
+    def reject_later(self, delivery_tag: int, requeue: bool) -> None:
+        """Reject at the end of this turn."""
+        self._settler.rejects[requeue].append(delivery_tag)
+        self._transport.request_flush(self)

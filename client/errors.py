@@ -1,0 +1,118 @@
+"""What can go wrong for a user of the SDK. Everything raised on purpose derives from `LeveretError`.
+
+- `LeveretError`
+    - `BrokerError`: the broker refused an operation; carries `reply_code`, `reply_text`, `operation`
+        - `NotFound` 404, `AccessRefused` 403, `ResourceLocked` 405, `PreconditionFailed` 406,
+          `NotAllowed` 530, `NotSupported` 540
+        - `Nacked` 506: a queue refused a published message
+    - `Unroutable`: a mandatory message reached no queue; carries `message`
+    - `ConsumerCancelled`: the broker ended a consumer, for example because its queue was deleted
+    - `ChannelClosed`: the channel is closed
+    - `ConnectionLost`: the connection is closed or broken
+    - `AuthenticationFailed`: wrong user or password
+    - `QueueEmpty`: `Queue.get` found nothing
+    - `AlreadySettled`: the message was acked, nacked or rejected before
+
+Wrong arguments raise `ValueError` or `TypeError`.
+"""
+
+from typing import TYPE_CHECKING
+
+from leveret.protocol.reply_codes import ReplyCode
+
+if TYPE_CHECKING:
+    from .message import Message
+
+
+class LeveretError(Exception):
+    """The base of all errors of this SDK."""
+
+
+class BrokerError(LeveretError):
+    """The broker answered an operation with an error. The channel stays usable."""
+
+    def __init__(self, reply_code: int, reply_text: str, operation: str) -> None:
+        super().__init__(f"{operation}: {reply_code} {reply_text}")
+        self.reply_code = reply_code
+        self.reply_text = reply_text
+        self.operation = operation  # what failed, such as "queue_declare"
+
+
+class NotFound(BrokerError):
+    """404: there is no such queue or exchange."""
+
+
+class AccessRefused(BrokerError):
+    """403: not permitted, or a reserved name."""
+
+
+class ResourceLocked(BrokerError):
+    """405: the queue belongs to another connection exclusively."""
+
+
+class PreconditionFailed(BrokerError):
+    """406: it exists with other arguments, or an argument makes no sense."""
+
+
+class NotAllowed(BrokerError):
+    """530: such as a vhost that does not exist, or a limit that is reached."""
+
+
+class NotSupported(BrokerError):
+    """540: the broker does not do this."""
+
+
+class Nacked(BrokerError):
+    """506: a queue refused the published message (it is full and has `x-overflow: reject-publish`)."""
+
+
+class Unroutable(LeveretError):
+    """A message that was published as mandatory reached no queue."""
+
+    def __init__(self, message: "Message", exchange: str, routing_key: str) -> None:
+        super().__init__(
+            f"no queue is bound to exchange '{exchange}' for routing key '{routing_key}'; "
+            "publish with mandatory=False when that is no error"
+        )
+        self.message = message
+        self.exchange = exchange
+        self.routing_key = routing_key
+
+
+class ConsumerCancelled(LeveretError):
+    """The broker ended the consumer: its queue was deleted. Declare the queue and consume again."""
+
+
+class ChannelClosed(LeveretError):
+    """The channel is closed; open another one with `connection.channel()`."""
+
+
+class ConnectionLost(LeveretError):
+    """The connection is closed or broken. What was published and not confirmed may have arrived or not."""
+
+
+class AuthenticationFailed(LeveretError):
+    """The broker did not accept user and password."""
+
+
+class QueueEmpty(LeveretError):
+    """`Queue.get` found nothing; with `fail=False` it returns None instead."""
+
+
+class AlreadySettled(LeveretError):
+    """The message was acked, nacked or rejected before; that can be done once."""
+
+
+_BY_CODE: dict[int, type[BrokerError]] = {
+    ReplyCode.ACCESS_REFUSED: AccessRefused,
+    ReplyCode.NOT_FOUND: NotFound,
+    ReplyCode.RESOURCE_LOCKED: ResourceLocked,
+    ReplyCode.PRECONDITION_FAILED: PreconditionFailed,
+    ReplyCode.NOT_ALLOWED: NotAllowed,
+    ReplyCode.NOT_IMPLEMENTED: NotSupported,
+}
+
+
+def broker_error(reply_code: int, reply_text: str, operation: str) -> BrokerError:
+    """The error of the class that belongs to a reply code."""
+    return _BY_CODE.get(reply_code, BrokerError)(reply_code, reply_text, operation)

@@ -1,0 +1,66 @@
+"""An exchange as the SDK hands it out: a name on a channel."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from leveret.protocol.amqp.field_table import FieldValue
+from leveret.protocol.native.layouts import FrameType
+
+from .message import Message
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+
+class ExchangeType(StrEnum):
+    """How an exchange routes."""
+
+    DIRECT = "direct"
+    FANOUT = "fanout"
+    TOPIC = "topic"
+    HEADERS = "headers"
+
+
+class Exchange:
+    """Made by `Channel.declare_exchange`."""
+
+    def __init__(self, channel: "Channel", name: str) -> None:
+        self.channel = channel
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.name!r}>"
+
+    def __str__(self) -> str:
+        return self.name
+
+    async def publish(self, message: Message, routing_key: str, *, mandatory: bool = True) -> None:
+        """See `Channel.publish`."""
+        await self.channel.publish(message, routing_key, exchange=self.name, mandatory=mandatory)
+
+    async def bind(
+        self,
+        source: "Exchange | str",
+        binding_key: str = "",
+        arguments: Mapping[str, FieldValue] | None = None,
+    ) -> None:
+        """Have messages of another exchange come to this one, too."""
+        await self.channel.request(
+            FrameType.EXCHANGE_BIND, self.name, str(source), binding_key, dict(arguments or {})
+        )
+
+    async def unbind(
+        self,
+        source: "Exchange | str",
+        binding_key: str = "",
+        arguments: Mapping[str, FieldValue] | None = None,
+    ) -> None:
+        """Undo `bind`; that there is no such binding is no error."""
+        await self.channel.request(
+            FrameType.EXCHANGE_UNBIND, self.name, str(source), binding_key, dict(arguments or {})
+        )
+
+    async def delete(self, *, if_unused: bool = False) -> None:
+        """Delete it with its bindings."""
+        await self.channel.exchange_delete(self.name, if_unused=if_unused)

@@ -1,0 +1,180 @@
+"""The socket side of a client connection: bytes between the loop and `ClientConnection`, one write per loop
+turn.
+
+`Connection` owns it and hears of frames and of the end through `Listener`. Whoever has something to send
+buffers it and calls `request_flush`; at the end of the turn all of it is collected and written at once.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from leveret.protocol.errors import HardError
+from leveret.protocol.native.connection import FAILED, ClientConnection, State
+from leveret.protocol.native.layouts import FrameType
+
+WRITE_HIGH_BYTES = 1 << 20  # above it publishers wait until the broker has read
+
+
+class Listener(Protocol):
+    """The connection, as its transport sees it."""
+
+    def frame_received(self, frame: Sequence[Any]) -> None: ...
+
+    def connection_ended(self, reason: str) -> None:
+        """The last call."""
+
+
+class Writer(Protocol):
+    """Somebody who collects what one turn brings and turns it into frames at its end."""
+
+    def write_batches(self) -> None: ...
+
+
+class Transport(asyncio.Protocol):
+    """One per TCP connection."""
+
+    def __init__(self, protocol: ClientConnection, listener: Listener) -> None:
+        self.protocol = protocol
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._socket: asyncio.Transport | None = None
+        self._writers: dict[Writer, None] = {}
+        self._flush_is_scheduled = False
+        self._is_paused = False
+        self._drain_waiters: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._reason: str | None = None  # why the connection ends, once it is known
+
+    # What the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._socket = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._receive(self.protocol.receive_data(data))
+        if self.protocol.out:
+            self._schedule_flush()
+
+    def eof_received(self) -> None:
+        self._receive(self.protocol.receive_eof())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._socket = None
+        self._is_paused = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake_drain_waiters()
+        self._listener.connection_ended(self._reason or f"the connection broke: {exc or 'end of stream'}")
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._wake_drain_waiters()
+
+    def _receive(self, events: list[Sequence[Any]]) -> None:
+        for event in events:
+            if event[0] == FAILED:
+                self._fail(event[1])
+            elif event[0] == FrameType.CLOSE:
+                self._reason = f"the broker closed the connection: {event[1]} {event[2]}"
+                self._listener.frame_received(event)
+                self.protocol.answer_close()
+                self.flush()
+                self.abandon()
+            elif event[0] == FrameType.CLOSED:
+                self.abandon()
+            else:
+                self._listener.frame_received(event)
+
+    def _fail(self, error: HardError) -> None:
+        """The peer broke the protocol, or ended the stream: nothing sensible can follow."""
+        self._reason = f"the connection failed: {error.explanation}"
+        self.protocol.close(error.reply_code, error.reply_text)
+        self.flush()
+        self.abandon()
+
+    # Writing
+
+    def request_flush(self, writer: Writer) -> None:
+        """Call the writer's `write_batches` at the end of this turn, then write."""
+        if writer not in self._writers:
+            self._writers[writer] = None
+            if not self._flush_is_scheduled:
+                self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_is_scheduled:
+            self._flush_is_scheduled = True
+            self._loop.call_soon(self._flush_scheduled)
+
+    def _flush_scheduled(self) -> None:
+        self._flush_is_scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write everything that was collected so far."""
+        writers, self._writers = self._writers, {}
+        for writer in writers:
+            writer.write_batches()
+        output = self.protocol.data_to_send()
+        if output and self._socket is not None:
+            self._socket.write(output[0] if len(output) == 1 else b"".join(output))
+
+    def send(self, type_: FrameType, *fields: Any) -> None:
+        """Send one frame at the end of this turn."""
+        self.protocol.send(type_, *fields)
+        self._schedule_flush()
+
+    @property
+    def is_writable(self) -> bool:
+        """False while the socket's buffer is full: await `drained` before buffering more."""
+        return not self._is_paused
+
+    async def drained(self) -> None:
+        """Wait until the broker has read enough; returns at once, too, when the connection ends."""
+        while self._is_paused:
+            waiter = self._loop.create_future()
+            self._drain_waiters.append(waiter)
+            await waiter
+
+    def _wake_drain_waiters(self) -> None:
+        waiters, self._drain_waiters = self._drain_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Heartbeats and the end
+
+    def start_heartbeats(self) -> None:
+        """The handshake is over."""
+        self._tick()
+
+    def _tick(self) -> None:
+        now_s = self._loop.time()
+        if not self.protocol.tick(now_s):
+            self._reason = f"nothing was heard from the broker for {self.protocol.heartbeat_s} s"
+            self.abandon()
+            return
+        self.flush()
+        deadline_s = self.protocol.next_deadline(now_s)
+        if deadline_s is not None:
+            self._timer = self._loop.call_at(deadline_s, self._tick)
+
+    def close(self) -> None:
+        """Begin the polite end: the broker's CLOSED closes the socket."""
+        self._reason = "the connection was closed"
+        self.flush()
+        self.protocol.close(200, "")
+        self.flush()
+
+    def abandon(self) -> None:
+        """Close the socket now; what is written so far still goes out."""
+        self.protocol.state = State.CLOSED
+        if self._socket is not None:
+            self._socket.close()
