@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from leveret.storage.engine import EngineStats
+from leveret.storage.engine import EngineError, EngineStats
 
 from .loop_lag import LoopLag
 from .metrics import BrokerFacts, Metrics
@@ -73,8 +73,15 @@ class HttpServer:
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the broker is starting or stopping")
 
     async def _aggregated_metrics(self, _: web.Request) -> web.Response:
-        text = await self._metrics.aggregated(await self._server.log_stats(), self._server.is_ready)
+        text = await self._metrics.aggregated(await self._log_stats(), self._server.is_ready)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _log_stats(self) -> EngineStats | None:
+        """None when the log has failed: of all times, the other metrics must then still be there."""
+        try:
+            return await self._server.log_stats()
+        except EngineError:
+            return None
 
     async def _per_queue_metrics(self, _: web.Request) -> web.Response:
         text = await self._metrics.per_queue()

@@ -94,7 +94,7 @@ class Snapshot:
     queues: int
     exchanges: int
     sums: Mapping[str, int]  # of PER_QUEUE
-    log: EngineStats
+    log: EngineStats | None
     is_ready: bool
 
 
@@ -109,7 +109,7 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
-    async def aggregated(self, log: EngineStats, is_ready: bool) -> bytes:
+    async def aggregated(self, log: EngineStats | None, is_ready: bool) -> bytes:
         """The whole broker's metrics, in Prometheus's text format."""
         sums = dict.fromkeys(PER_QUEUE, 0)
         queues = 0
@@ -171,9 +171,6 @@ class Metrics(Collector):
             ("queues", "Queues.", now.queues),
             ("exchanges", "Exchanges.", now.exchanges),
             *((name, PER_QUEUE[name][0], value) for name, value in now.sums.items()),
-            ("log_bytes", "Bytes that the log takes in its file.", now.log.used_bytes),
-            ("log_free_bytes", "Bytes of the log's file that are free to use again.", now.log.free_bytes),
-            ("log_blobs", "Blobs in the log.", now.log.blobs),
             (
                 "loop_lag_seconds_max",
                 "Most that a timer was late, last 1-2 minutes.",
@@ -181,6 +178,12 @@ class Metrics(Collector):
             ),
             ("anonymous_memory_bytes", "Memory without the log's mapped pages.", _anonymous_memory_bytes()),
         ]
+        if now.log is not None:
+            gauges += [
+                ("log_bytes", "Bytes that the log takes in its file.", now.log.used_bytes),
+                ("log_free_bytes", "Bytes of the log's file that are free to use again.", now.log.free_bytes),
+                ("log_blobs", "Blobs in the log.", now.log.blobs),
+            ]
         for name, explanation, value in gauges:
             yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
 

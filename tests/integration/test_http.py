@@ -8,6 +8,7 @@ from aiohttp import ClientSession
 from fake_broker import FakeBroker, FakeServer
 
 from leveret.broker.http import HttpServer
+from leveret.storage.engine import Unavailable
 
 
 @pytest.fixture
@@ -50,6 +51,13 @@ async def test_metrics_are_prometheus_text(session: ClientSession, path: str) ->
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     assert "# TYPE leveret_queue" in await answer.text()
+
+
+async def test_metrics_outlive_a_failed_log(session: ClientSession, server: FakeServer) -> None:
+    server.stats = Unavailable("the log failed")
+    answer = await session.get("/metrics")
+    assert answer.status == 200
+    assert "leveret_log_bytes" not in await answer.text()
 
 
 async def test_an_unknown_path_is_an_error_in_json(session: ClientSession) -> None:

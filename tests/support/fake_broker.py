@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from leveret.broker.counters import Counters
-from leveret.storage.engine import EngineStats
+from leveret.storage.engine import EngineError, EngineStats
 
 
 @dataclass
@@ -34,9 +34,11 @@ class FakeBroker:
 @dataclass
 class FakeServer:
     is_ready: bool = True
-    stats: EngineStats = field(
+    stats: EngineStats | EngineError = field(
         default_factory=lambda: EngineStats(used_bytes=4096, free_bytes=100, blobs=3, last_commit_ms=0.5)
     )
 
     async def log_stats(self) -> EngineStats:
+        if isinstance(self.stats, EngineError):
+            raise self.stats
         return self.stats

@@ -91,6 +91,12 @@ async def test_the_log_and_readiness_are_shown(broker: FakeBroker) -> None:
     assert [found[f"leveret_log_{name}", ()] for name in ("bytes", "free_bytes", "blobs")] == [4096, 100, 3]
 
 
+async def test_without_its_log_a_broker_still_has_metrics(broker: FakeBroker) -> None:
+    found = samples(await Metrics(broker, LoopLag()).aggregated(None, False))
+    assert ("leveret_log_bytes", ()) not in found
+    assert found["leveret_queues", ()] == 0
+
+
 async def test_the_loops_lag_is_shown(broker: FakeBroker) -> None:
     lag = LoopLag()
     lag.observe(0.25, 1)
