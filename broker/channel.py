@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from leveret.protocol.amqp.field_table import FieldTable
 from leveret.protocol.amqp.properties import PropertyFacts, read_facts
 from leveret.protocol.errors import HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
@@ -94,7 +95,7 @@ class Channel:
         durable: bool,
         auto_delete: bool,
         internal: bool,
-        arguments: Mapping[str, object],
+        arguments: FieldTable,
     ) -> None:
         self._vhost.declare_exchange(
             name,
@@ -109,14 +110,10 @@ class Channel:
     def exchange_delete(self, name: str, *, if_unused: bool) -> None:
         self._vhost.delete_exchange(name, if_unused=if_unused)
 
-    def exchange_bind(
-        self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]
-    ) -> None:
+    def exchange_bind(self, destination: str, source: str, binding_key: str, arguments: FieldTable) -> None:
         self._vhost.bind_exchange(destination, source, binding_key, arguments)
 
-    def exchange_unbind(
-        self, destination: str, source: str, binding_key: str, arguments: Mapping[str, object]
-    ) -> None:
+    def exchange_unbind(self, destination: str, source: str, binding_key: str, arguments: FieldTable) -> None:
         self._vhost.unbind_exchange(destination, source, binding_key, arguments)
 
     def queue_declare(
@@ -127,7 +124,7 @@ class Channel:
         durable: bool,
         exclusive: bool,
         auto_delete: bool,
-        arguments: Mapping[str, object],
+        arguments: FieldTable,
     ) -> QueueDeclared:
         """An empty name asks for a server-made one; with `passive` it means the last one declared here."""
         queue = self._vhost.declare_queue(
@@ -142,15 +139,11 @@ class Channel:
         self._last_queue = queue.name
         return QueueDeclared(queue.name, queue.message_count, queue.consumer_count)
 
-    def queue_bind(
-        self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]
-    ) -> None:
+    def queue_bind(self, queue: str, exchange: str, binding_key: str, arguments: FieldTable) -> None:
         name, key = self._binding_names(queue, binding_key)
         self._vhost.bind_queue(name, exchange, key, arguments, self.connection)
 
-    def queue_unbind(
-        self, queue: str, exchange: str, binding_key: str, arguments: Mapping[str, object]
-    ) -> None:
+    def queue_unbind(self, queue: str, exchange: str, binding_key: str, arguments: FieldTable) -> None:
         name, key = self._binding_names(queue, binding_key)
         self._vhost.unbind_queue(name, exchange, key, arguments, self.connection)
 
@@ -196,7 +189,7 @@ class Channel:
         properties: bytes,
         body: bytes,
     ) -> None:
-        """Checks in RabbitMQ's order (`rabbit_channel`), then routes; the confirm follows after the commit."""
+        """Checks in RabbitMQ's order (`rabbit_channel`), then routes; the confirm follows the commit."""
         confirms = self._confirms
         if confirms is not None:
             confirms.last_tag += 1
@@ -283,7 +276,7 @@ class Channel:
     # Consuming
 
     def qos(self, prefetch_size: int, prefetch_count: int, global_: bool) -> None:
-        """RabbitMQ's reading: not global limits each consumer started later, global limits the whole channel."""
+        """RabbitMQ's reading: not global: each consumer started later; global: the whole channel at once."""
         if prefetch_size:
             raise HardError(ReplyCode.NOT_IMPLEMENTED, f"prefetch_size!=0 ({prefetch_size})")
         if global_:
@@ -293,7 +286,7 @@ class Channel:
             self._consumer_prefetch = prefetch_count
 
     def consume(
-        self, queue: str, consumer_tag: str, *, no_ack: bool, exclusive: bool, arguments: Mapping[str, object]
+        self, queue: str, consumer_tag: str, *, no_ack: bool, exclusive: bool, arguments: FieldTable
     ) -> str:
         """Start a consumer; returns its tag, made by the broker when none was given."""
         found = self._find_queue(queue)

@@ -64,7 +64,7 @@ class Committer:
             await self._wakeup.wait()
             self._wakeup.clear()
             while self._journal.has_pending:
-                await self._commit()
+                await self.commit()
 
     def stop(self) -> None:
         """Let `run` end after the commit that is under way."""
@@ -76,9 +76,10 @@ class Committer:
 
         The next start then has nothing to replay.
         """
-        await self._commit(with_checkpoint=True)
+        await self.commit(with_checkpoint=True)
 
-    async def _commit(self, with_checkpoint: bool = False) -> None:
+    async def commit(self, with_checkpoint: bool = False) -> None:
+        """One group commit of what is pending now."""
         batch = self._journal.take()
         items = self._encode(batch)
         with_checkpoint = with_checkpoint or self._bytes_since_checkpoint >= self._checkpoint_every_bytes

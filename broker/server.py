@@ -9,20 +9,17 @@ the next start recovers.
 """
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
 
 import uvloop
 
 from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
-from leveret.storage.directory import DataDirectory
-from leveret.storage.engine import EngineError, LogEngine
+from leveret.storage.engine import EngineError, EngineStats, LogEngine
 from leveret.storage.lmdb import LmdbEngine
 from leveret.storage.memory import MemoryEngine
 
@@ -52,17 +49,14 @@ EXIT_COMMIT_FAILED = 3
 def serve(config: Config) -> int:
     """Run a broker until it is told to stop. Returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with _open_directory(config) as engine, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(config, engine).run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(config, _make_engine(config)).run())
 
 
-@contextlib.contextmanager
-def _open_directory(config: Config) -> Iterator[LogEngine]:
+def _make_engine(config: Config) -> LogEngine:
     if config.engine == "memory":
-        yield MemoryEngine()
-        return
-    with DataDirectory(config.data_dir) as directory:
-        yield LmdbEngine(directory.log_path, sync_delay_ms=config.sync_delay_ms)
+        return MemoryEngine()
+    return LmdbEngine(config.data_dir, sync_delay_ms=config.sync_delay_ms)
 
 
 class Server:
@@ -73,9 +67,16 @@ class Server:
         self._engine = engine
         self._clock = SystemClock()
         self._transports: set[Transport] = set()
+        self._no_transports = asyncio.Event()
+        self._no_transports.set()
         self._listeners: list[asyncio.Server] = []
         self._stop = asyncio.Event()
+        self._committer: Committer | None = None  # from the end of recovery on
         self.is_ready = False
+
+    async def log_stats(self) -> EngineStats:
+        """For the metrics."""
+        return await self._engine.stats()
 
     async def run(self) -> int:
         await self._engine.open()
@@ -93,15 +94,15 @@ class Server:
             timers=LoopTimers(loop, self._clock),
             journal=journal,
             schedule=loop.call_soon,
-            kick_committer=lambda: self._committer.kick(),
+            kick_committer=self._kick_committer,
         )
         lease = await self._engine.acquire(GROUP, NODE)
         tail = await recover(self._engine, GROUP, lease, broker)
         # What was recovered lives long: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        self._committer = Committer(self._engine, broker, tail, config.checkpoint_bytes)
-        committing = asyncio.create_task(self._committer.run(), name="committer")
+        self._committer = committer = Committer(self._engine, broker, tail, config.checkpoint_bytes)
+        committing = asyncio.create_task(committer.run(), name="committer")
         ticking = asyncio.create_task(self._tick(), name="ticker")
         http = HttpServer(config.http_host, config.http_port, broker, self)
         try:
@@ -110,11 +111,15 @@ class Server:
             self._handle_signals(loop)
             self.is_ready = True
             print(f"ready port={self._port} http_port={http.port} data_dir={config.data_dir}", flush=True)
-            return await self._serve_until_stopped(committing)
+            return await self._serve_until_stopped(committer, committing)
         finally:
             self.is_ready = False
             ticking.cancel()
             await http.stop()
+
+    def _kick_committer(self) -> None:
+        if self._committer is not None:  # else recovery is still filling queues
+            self._committer.kick()
 
     async def _listen(self, broker: Broker) -> None:
         config = self._config
@@ -131,14 +136,20 @@ class Server:
         )
 
         def accept() -> asyncio.Protocol:
-            transport = Transport(settings, config.handshake_timeout_s, self._transports.discard)
+            transport = Transport(settings, config.handshake_timeout_s, self._transport_closed)
             self._transports.add(transport)
+            self._no_transports.clear()
             return transport
 
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(accept, config.host, config.port, backlog=BACKLOG)
         self._listeners.append(listener)
         self._port: int = listener.sockets[0].getsockname()[1]
+
+    def _transport_closed(self, transport: Transport) -> None:
+        self._transports.discard(transport)
+        if not self._transports:
+            self._no_transports.set()
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def on_signal() -> None:
@@ -150,7 +161,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
 
-    async def _serve_until_stopped(self, committing: "asyncio.Task[None]") -> int:
+    async def _serve_until_stopped(self, committer: Committer, committing: "asyncio.Task[None]") -> int:
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         await asyncio.wait((committing, stopping), return_when=asyncio.FIRST_COMPLETED)
         if committing.done():
@@ -166,14 +177,13 @@ class Server:
             log.warning("%d connections did not close in time", len(self._transports))
         for transport in list(self._transports):
             transport.abort()
-        while self._transports and not committing.done():
-            await asyncio.sleep(0)
-        self._committer.stop()
+        await self._no_transports.wait()
+        committer.stop()
         await asyncio.wait((committing,))
         if committing.exception() is not None:
             return self._commit_failed(committing)
         self._broker.rest()
-        await self._committer.finish()
+        await committer.finish()
         log.info("stopped")
         return 0
 
@@ -188,8 +198,7 @@ class Server:
         )
         for transport in list(self._transports):
             transport.close(goodbye)
-        while self._transports:
-            await asyncio.sleep(0.01)
+        await self._no_transports.wait()
 
     def _commit_failed(self, committing: "asyncio.Task[None]") -> int:
         error = committing.exception()

@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable
+from typing import cast
 
 from leveret.protocol.amqp.connection import PROTOCOL_HEADER as AMQP_HEADER
 from leveret.protocol.errors import AmqpError
@@ -42,8 +43,7 @@ class Transport(asyncio.Protocol):
     # What the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._socket = transport
+        self._socket = transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         if peer and own:

@@ -1,0 +1,160 @@
+"""The whole domain without sockets: broker, journal, committer and recovery on an engine, and clients that
+note what they get.
+
+Time stands still until a test moves it; a turn of the loop ends when the test says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fake_services import FakeClock, FakeTimers
+
+from leveret.broker.auth import User
+from leveret.broker.broker import DEFAULT_VHOST, Broker
+from leveret.broker.channel import Channel
+from leveret.broker.committer import Committer
+from leveret.broker.connection import Connection
+from leveret.broker.consumer import Consumer
+from leveret.broker.journal import Journal
+from leveret.broker.message import Message, QueuedMessage
+from leveret.broker.recovery import recover
+from leveret.protocol.amqp.properties import BasicProperties, encode_properties
+from leveret.protocol.errors import AmqpError
+from leveret.storage.engine import LogEngine
+
+GROUP = 0
+USER = User("guest", "")
+PERSISTENT = encode_properties(BasicProperties(delivery_mode=2))
+TRANSIENT = encode_properties(BasicProperties(delivery_mode=1))
+
+
+@dataclass
+class Delivered:
+    """One basic.deliver."""
+
+    consumer_tag: str
+    delivery_tag: int
+    body: bytes
+    redelivered: bool
+
+
+@dataclass
+class NotingWire:
+    """A channel's wire that writes down what the client would get."""
+
+    delivered: list[Delivered] = field(default_factory=list)
+    returned: list[tuple[bytes, int, str]] = field(default_factory=list)
+    confirms: list[tuple[str, int, bool]] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    closed_by: list[AmqpError] = field(default_factory=list)
+    writable: bool = True
+
+    def deliver(self, consumer: Consumer, delivery_tag: int, copy: QueuedMessage) -> None:
+        self.delivered.append(Delivered(consumer.tag, delivery_tag, copy.message.body, copy.redelivered))
+
+    def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
+        self.returned.append((message.body, reply_code, reply_text))
+
+    def confirm(self, publish_tag: int, multiple: bool) -> None:
+        self.confirms.append(("ack", publish_tag, multiple))
+
+    def refuse(self, publish_tag: int, multiple: bool) -> None:
+        self.confirms.append(("nack", publish_tag, multiple))
+
+    def cancel_consumer(self, consumer_tag: str) -> None:
+        self.cancelled.append(consumer_tag)
+
+    def close_channel(self, error: AmqpError) -> None:
+        self.closed_by.append(error)
+
+    def is_writable(self) -> bool:
+        return self.writable
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """What was delivered, in order."""
+        return [delivered.body for delivered in self.delivered]
+
+
+class Client:
+    """One connection with one channel."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.wire = NotingWire()
+        self.connection: Connection = broker.open_connection(broker.vhosts[DEFAULT_VHOST], USER, "test")
+        self.channel: Channel = self.connection.open_channel(1, self.wire)
+
+    def declare(self, name: str, *, durable: bool = True, **arguments: object) -> None:
+        """Declare a queue; `x_message_ttl=5` becomes the argument `x-message-ttl`."""
+        table = {key.replace("_", "-"): value for key, value in arguments.items()}
+        self.channel.queue_declare(
+            name, passive=False, durable=durable, exclusive=False, auto_delete=False, arguments=table  # type:
+            ignore[arg-type]
+        )
+
+    def publish(self, queue: str, *bodies: bytes, properties: bytes = PERSISTENT) -> None:
+        for body in bodies:
+            self.channel.publish("", queue, False, False, properties, body)
+
+    def consume(self, queue: str, tag: str = "consumer", *, no_ack: bool = False) -> None:
+        self.channel.consume(queue, tag, no_ack=no_ack, exclusive=False, arguments={})
+
+    def get(self, queue: str) -> tuple[bytes, bool] | None:
+        """Body and redelivered of the head, which stays unacked."""
+        got = self.channel.get(queue, no_ack=False)
+        return None if got is None else (got.copy.message.body, got.copy.redelivered)
+
+    def drain(self, queue: str) -> list[tuple[bytes, bool]]:
+        """Everything ready, as `get` gives it."""
+        return list(iter(lambda: self.get(queue), None))  # type: ignore[arg-type]  # None ends it
+
+
+class WholeBroker:
+    """`start` it on an open engine; `crash` or `stop` it; start another one on the same engine."""
+
+    def __init__(self, engine: LogEngine, *, checkpoint_every_bytes: int = 1 << 20) -> None:
+        self._engine = engine
+        self._checkpoint_every_bytes = checkpoint_every_bytes
+        self.clock = FakeClock()
+        self.timers = FakeTimers(self.clock)
+        self._scheduled: list[Callable[[], None]] = []
+        self.broker = Broker(
+            clock=self.clock,
+            timers=self.timers,
+            journal=Journal(engine.caps.blob_max_bytes),
+            schedule=self._scheduled.append,
+            kick_committer=lambda: None,
+        )
+        self._committer: Committer | None = None
+
+    async def start(self) -> "WholeBroker":
+        """Acquire and recover."""
+        lease = await self._engine.acquire(GROUP, "test")
+        tail = await recover(self._engine, GROUP, lease, self.broker)
+        self._committer = Committer(self._engine, self.broker, tail, self._checkpoint_every_bytes)
+        return self
+
+    def client(self) -> Client:
+        return Client(self.broker)
+
+    def end_turn(self) -> None:
+        """Let what was scheduled happen."""
+        while self._scheduled:
+            self._scheduled.pop(0)()
+
+    async def commit(self) -> None:
+        """End the turn and make everything pending durable, until nothing is pending any more."""
+        assert self._committer is not None
+        self.end_turn()
+        while self.broker.journal.has_pending:
+            await self._committer.commit()
+            self.end_turn()
+
+    async def stop(self) -> None:
+        """A clean stop: everybody goes, the last commit, a checkpoint."""
+        assert self._committer is not None
+        for connection in list(self.broker.connections):
+            connection.close()
+        await self.commit()
+        self.broker.rest()
+        await self._committer.finish()

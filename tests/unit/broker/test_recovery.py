@@ -1,0 +1,278 @@
+"""What is durable comes back from the log, exactly; what is damaged is not guessed at."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from whole_broker import TRANSIENT, WholeBroker
+
+from leveret.broker.checkpoint import Checkpoint
+from leveret.storage.engine import Corrupt, Position
+from leveret.storage.memory import MemoryEngine
+
+GROUP = 0
+
+
+@pytest.fixture
+async def engine() -> MemoryEngine:
+    engine = MemoryEngine()
+    await engine.open()
+    return engine
+
+
+async def restarted(engine: MemoryEngine) -> WholeBroker:
+    """What the next process finds."""
+    return await WholeBroker(engine).start()
+
+
+async def test_an_empty_log_is_an_empty_broker(engine: MemoryEngine) -> None:
+    broker = await restarted(engine)
+    assert broker.broker.vhosts["/"].queues == {}
+
+
+async def test_committed_messages_come_back_in_order(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("q")
+    client.publish("q", b"1", b"2", b"3")
+    await before.commit()
+    assert (await restarted(engine)).client().drain("q") == [(b"1", False), (b"2", False), (b"3", False)]
+
+
+async def test_what_was_not_committed_is_gone(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("q")
+    client.publish("q", b"kept")
+    await before.commit()
+    client.publish("q", b"lost")
+    assert (await restarted(engine)).client().drain("q") == [(b"kept", False)]
+
+
+async def test_transient_messages_and_queues_are_gone(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("durable")
+    client.declare("transient", durable=False)
+    client.publish("durable", b"transient", properties=TRANSIENT)
+    client.publish("transient", b"persistent")
+    await before.commit()
+    after = await restarted(engine)
+    assert list(after.broker.vhosts["/"].queues) == ["durable"]
+    assert after.client().drain("durable") == []
+
+
+async def test_settled_messages_stay_gone(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("q")
+    client.publish("q", b"1", b"2", b"3")
+    await before.commit()
+    client.consume("q")
+    await before.commit()
+    client.channel.ack(2, multiple=True)
+    await before.commit()
+    assert (await restarted(engine)).client().drain("q") == [(b"3", True)]
+
+
+async def test_after_a_crash_a_queue_that_had_a_consumer_gives_everything_as_redelivered(
+    engine: MemoryEngine,
+) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("consumed")
+    client.declare("untouched")
+    client.consume("consumed")
+    await before.commit()
+    client.publish("consumed", b"seen")
+    client.publish("untouched", b"not seen")
+    await before.commit()
+    assert client.wire.bodies == [b"seen"]
+    after = (await restarted(engine)).client()
+    assert after.drain("consumed") == [(b"seen", True)]
+    assert after.drain("untouched") == [(b"not seen", False)]
+
+
+async def test_after_a_clean_stop_redelivered_is_exact(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("q")
+    client.channel.qos(0, 1, False)
+    client.consume("q")
+    client.publish("q", b"delivered", b"waiting")
+    await before.commit()
+    assert client.wire.bodies == [b"delivered"]
+    await before.stop()
+    assert (await restarted(engine)).client().drain("q") == [(b"delivered", True), (b"waiting", False)]
+
+
+async def test_nothing_is_delivered_before_the_delivery_mark_is_durable(engine: MemoryEngine) -> None:
+    broker = await WholeBroker(engine).start()
+    client = broker.client()
+    client.declare("q")
+    client.publish("q", b"body")
+    client.consume("q")
+    broker.end_turn()
+    assert client.wire.bodies == []
+    await broker.commit()
+    assert client.wire.bodies == [b"body"]
+
+
+async def test_a_checkpoint_and_the_tail_after_it_fold_to_the_same(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine, checkpoint_every_bytes=1).start()
+    client = before.client()
+    client.declare("q")
+    for number in range(20):
+        client.publish("q", b"%d" % number)
+        await before.commit()
+    for _ in range(5):
+        got = client.channel.get("q", no_ack=True)
+        assert got is not None
+        await before.commit()
+    client.publish("q", b"last")
+    await before.commit()
+    after = await restarted(engine)
+    assert [body for body, _ in after.client().drain("q")] == [b"%d" % n for n in range(5, 20)] + [b"last"]
+
+
+async def test_blobs_without_live_messages_are_dropped(engine: MemoryEngine) -> None:
+    broker = await WholeBroker(engine, checkpoint_every_bytes=1).start()
+    client = broker.client()
+    client.declare("q")
+    for number in range(50):
+        client.publish("q", b"%d" % number)
+        await broker.commit()
+        client.channel.get("q", no_ack=True)
+        await broker.commit()
+    assert (await engine.stats()).blobs < 10
+
+
+async def test_a_message_is_dropped_only_when_every_queue_has_settled_it(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine, checkpoint_every_bytes=1).start()
+    client = before.client()
+    for name in ("a", "b"):
+        client.declare(name)
+        client.channel.queue_bind(name, "amq.fanout", "", {})
+    client.channel.publish("amq.fanout", "", False, False, b"\x10\x00\x02", b"both")
+    await before.commit()
+    client.channel.get("a", no_ack=True)
+    await before.commit()
+    after = (await restarted(engine)).client()
+    assert after.drain("a") == []
+    assert [body for body, _ in after.drain("b")] == [b"both"]
+
+
+async def test_topology_comes_back(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.channel.exchange_declare(
+        "logs", "topic", passive=False, durable=True, auto_delete=False, internal=False, arguments={}
+    )
+    client.declare("q", x_max_length=2)
+    client.channel.queue_bind("q", "logs", "a.*", {})
+    client.channel.queue_bind("q", "logs", "b.#", {})
+    client.channel.queue_unbind("q", "logs", "b.#", {})
+    client.declare("short-lived")
+    client.channel.queue_delete("short-lived", if_unused=False, if_empty=False)
+    await before.commit()
+    for _ in range(2):
+        after = await restarted(engine)
+        client = after.client()
+        assert set(after.broker.vhosts["/"].queues) == {"q"}
+        for key in ("a.1", "b.1", "a.2", "a.3"):
+            client.channel.publish("logs", key, False, False, TRANSIENT, key.encode())
+        after.end_turn() assert client.drain("q") == [(b"a.2", False), (b"a.3", False)], "bound, limited, and
+        no more than that" await after.stop()
+
+
+async def test_queue_ids_are_not_used_twice(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("first")
+    client.publish("first", b"of the first")
+    await before.commit()
+    client.channel.queue_delete("first", if_unused=False, if_empty=False)
+    await before.stop()
+    middle = await restarted(engine)
+    client = middle.client()
+    client.declare("second")
+    await middle.commit()
+    assert (await restarted(engine)).client().drain("second") == []
+
+
+async def test_a_transaction_over_two_queues_is_one_batch(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    for name in ("in", "out"):
+        client.declare(name)
+    client.publish("in", b"job")
+    await before.commit()
+    client.channel.tx_select()
+    got = client.channel.get("in", no_ack=False)
+    assert got is not None
+    client.publish("out", b"result")
+    client.channel.ack(got.delivery_tag, multiple=False)
+    await before.commit()
+    halfway = (await restarted(engine)).client()
+    assert [body for body, _ in halfway.drain("in")] == [b"job"]
+    assert halfway.drain("out") == []
+
+
+async def checkpointed(engine: MemoryEngine) -> WholeBroker:
+    """A broker with live messages on both sides of its checkpoint."""
+    broker = await WholeBroker(engine, checkpoint_every_bytes=1).start()
+    client = broker.client()
+    client.declare("q")
+    client.publish("q", b"before")
+    await broker.commit()
+    broker = await restarted(engine)
+    broker.client().publish("q", b"after 1")
+    await broker.commit()
+    broker.client().publish("q", b"after 2")
+    await broker.commit()
+    return broker
+
+
+async def test_a_missing_blob_with_live_messages_is_not_passed_over(engine: MemoryEngine) -> None:
+    await checkpointed(engine)
+    found = await engine.last_checkpoint(GROUP)
+    assert found is not None
+    lease = await engine.acquire(GROUP, "vandal")
+    await engine.drop(GROUP, lease.epoch, [Position(Checkpoint.unpack(found[1]).blobs[0])])
+    with pytest.raises(Corrupt, match="position 1, which holds live messages, is missing"):
+        await restarted(engine)
+
+
+class Holey(MemoryEngine):
+    """Loses what the test names when it is read."""
+
+    lost: Position
+
+    async def read(
+        self, group: int, after: Position, upto: Position | None = None
+    ) -> AsyncIterator[tuple[Position, bytes]]:
+        async for at, blob in super().read(group, after, upto):
+            if at != self.lost:
+                yield at, blob
+
+
+@pytest.mark.parametrize(("lost", "complaint"), [(2, "position 3 instead of 2"), (3, "ends at position 2")])
+async def test_a_gap_after_the_checkpoint_is_not_passed_over(lost: int, complaint: str) -> None:
+    engine = Holey()
+    engine.lost = Position(0)
+    await engine.open()
+    await checkpointed(engine)
+    engine.lost = Position(lost)
+    with pytest.raises(Corrupt, match=complaint):
+        await restarted(engine)
+
+
+async def test_a_checkpoint_of_a_later_format_is_refused(engine: MemoryEngine) -> None:
+    await checkpointed(engine)
+    lease = await engine.acquire(GROUP, "from the future")
+    found = await engine.last_checkpoint(GROUP)
+    assert found is not None
+    newer = found[1].replace(b"\xa6format\x01", b"\xa6format\x63")
+    assert newer != found[1]
+    await engine.checkpoint(GROUP, lease.epoch, found[0], newer)
+    with pytest.raises(Corrupt, match="format 99"):
+        await restarted(engine)
