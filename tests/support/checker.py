@@ -27,7 +27,8 @@ from typing import Any
 
 from history import (
     Acked,
-    ChannelLost,
+    Closed,
+    Closing,
     Confirmed,
     Consuming,
     Crashed,
@@ -120,6 +121,7 @@ class _ChannelState:
     settlements: list[Copy] = field(default_factory=list)  # in the order sent, since the last proof
     barriers: dict[int, int] = field(default_factory=dict)  # number of the barrier -> settlements before it
     consumed: set[str] = field(default_factory=set)  # queues
+    closing: bool = False
 
 
 class Checker:
@@ -157,7 +159,8 @@ class Checker:
             Acked: self._acked,
             Rejected: self._rejected,
             Requeued: self._requeued,
-            ChannelLost: self._channel_lost,
+            Closing: self._closing,
+            Closed: self._closed,
             Deleting: self._queue_deleting,
             Deleted: self._queue_deleted,
             Declared: self._queue_declared,
@@ -237,7 +240,7 @@ class Checker:
             self._report.violation(CORRUPT, f"{self._at}: {event}")
         if state is not None:
             self._check_repetition(event, state)
-        elif event.redelivered and self._handed_back.get(event.queue, 0) < publication.at:
+        elif event.redelivered and not self._may_be_handed_back(event.queue, publication.at):
             self._report.violation(OVERMARKED, f"{self._at}: {event}")
         self._copies[copy] = _CopyState(state.first_at if state else self._at)
         self._channels[event.channel].outstanding[copy] = None
@@ -314,15 +317,25 @@ class Checker:
 
     # -- what breaks
 
-    def _channel_lost(self, event: ChannelLost) -> None:
-        self._give_back(self._channels.pop(event.channel, _ChannelState()))
+    def _closing(self, event: Closing) -> None:
+        self._give_back(self._channels[event.channel])
+        self._channels[event.channel].closing = True
+
+    def _closed(self, event: Closed) -> None:
+        self._give_back(self._channels.pop(event.channel))
 
     def _give_back(self, channel: _ChannelState) -> None:
         for copy in channel.outstanding:
             self._copies[copy].may_return = True
-        for queue in channel.consumed:
-            self._handed_back[queue] = self._at
-            self._disturbed.add(queue)
+        channel.outstanding.clear()
+        self._handed_back.update(dict.fromkeys(channel.consumed, self._at))
+        self._disturbed.update(channel.consumed)
+
+    def _may_be_handed_back(self, queue: str, published_at: int) -> bool:
+        """Whether a consumer may have been sent a copy, and lost it, before it was ever read."""
+        if self._handed_back.get(queue, 0) > published_at:
+            return True
+        return any(channel.closing and queue in channel.consumed for channel in self._channels.values())
 
     def _queue_deleting(self, event: Deleting) -> None:
         self._deleting[event.queue] = self._at

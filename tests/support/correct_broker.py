@@ -9,7 +9,8 @@ from copy import deepcopy
 
 from history import (
     Acked,
-    ChannelLost,
+    Closed,
+    Closing,
     Confirmed,
     Consuming,
     Crashed,
@@ -97,9 +98,10 @@ class CorrectBroker:
             self._ready[queue][sequence] = True
 
     def lose(self, channel: int) -> None:
-        self.events.append(ChannelLost(CHANNELS[channel]))
+        self.events.append(Closing(CHANNELS[channel]))
         for queue, sequence in self._unacked.pop(CHANNELS[channel], {}):
             self._ready[queue][sequence] = True
+        self.events.append(Closed(CHANNELS[channel]))
         self._consumers = {pair for pair in self._consumers if pair[0] != CHANNELS[channel]}
 
     def redeclare(self, queue: str = "scratch") -> None:

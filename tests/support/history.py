@@ -1,7 +1,7 @@
 """The history of a test that kills the broker: what was done to it and what it did, in one order.
 
 The load appends events as it causes or sees them: `Invoked`, `Consuming`, `Acked`, `Requeued`, `Rejected`,
-`ChannelLost` and `Deleting` before the bytes leave, everything else once the broker's answer was read, and
+`Closing` and `Deleting` before the bytes leave, everything else once the broker's answer was read, and
 `Crashed` or `Stopped` once the last byte of the dead broker was read. `checker.py` judges a history.
 
 A message is (publisher, number); the numbers of one publisher rise. A copy is (queue, publisher, number).
@@ -81,8 +81,14 @@ class Requeued(NamedTuple):
     number: int
 
 
-class ChannelLost(NamedTuple):
-    """A channel was closed, by anyone, in a running broker: what it held goes back."""
+class Closing(NamedTuple):
+    """A channel is about to be closed in a running broker, or was: what it holds goes back."""
+
+    channel: str
+
+
+class Closed(NamedTuple):
+    """The broker will not send anything to this channel any more (close-ok was read)."""
 
     channel: str
 
@@ -114,7 +120,7 @@ class Stopped(NamedTuple):
 
 
 Event = (
-    Invoked | Confirmed | Refused | Consuming | Delivered | Acked | Rejected | Requeued | ChannelLost
+    Invoked | Confirmed | Refused | Consuming | Delivered | Acked | Rejected | Requeued | Closing | Closed
     | Deleting | Deleted | Declared | Crashed | Stopped
 )  # fmt: skip
 

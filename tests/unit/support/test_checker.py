@@ -21,7 +21,8 @@ from checker import (
 from correct_broker import BARRIER, CHANNELS, CONSUMED, CorrectBroker
 from history import (
     Acked,
-    ChannelLost,
+    Closed,
+    Closing,
     Confirmed,
     Consuming,
     Crashed,
@@ -133,7 +134,7 @@ GOOD: dict[str, list[Event]] = {
         Crashed(),
     ],
     "an ack forgotten by a crash": [*PUBLISHED, *DELIVERED, *ACKED, Crashed(), *AGAIN],
-    "an ack forgotten with its channel": [*PUBLISHED, *DELIVERED, *ACKED, ChannelLost("c"), *AGAIN],
+    "an ack forgotten with its channel": [*PUBLISHED, *DELIVERED, *ACKED, Closing("c"), Closed("c"), *AGAIN],
     "a barrier without its confirm proves nothing": [
         *[*PUBLISHED, *DELIVERED, *ACKED, PROVEN[0], Crashed(), *AGAIN],
     ],
@@ -142,7 +143,10 @@ GOOD: dict[str, list[Event]] = {
     ],
     "requeued": [*PUBLISHED, *DELIVERED, Requeued("c", "q", "p", 1), *AGAIN],
     "never read by the consumer that was lost": [
-        *[Consuming("c", "q"), *PUBLISHED, ChannelLost("c"), *AGAIN],
+        *[Consuming("c", "q"), *PUBLISHED, Closing("c"), Closed("c"), *AGAIN],
+    ],
+    "delivered to another while the consumer closes": [
+        *[Consuming("c", "q"), Closing("c"), *PUBLISHED, *AGAIN, Closed("c")],
     ],
     "marked by a crash": [Consuming("c", "q"), Crashed(), *PUBLISHED, Crashed(), *AGAIN],
     "deleted with its queue": [*PUBLISHED, Deleting("q"), Deleted("q"), Declared("q")],
@@ -195,7 +199,7 @@ BAD: dict[str, tuple[str, list[Event]]] = {
     "delivered twice": (DUPLICATED, [*PUBLISHED, *DELIVERED, *AGAIN]),
     "delivered after its ack": (DUPLICATED, [*PUBLISHED, *DELIVERED, *ACKED, *AGAIN]),
     "delivered twice after one crash": (DUPLICATED, [*PUBLISHED, *DELIVERED, Crashed(), *AGAIN, *AGAIN]),
-    "another channel was lost": (DUPLICATED, [*PUBLISHED, *DELIVERED, ChannelLost("e"), *AGAIN]),
+    "another channel was lost": (DUPLICATED, [*PUBLISHED, *DELIVERED, Closing("e"), Closed("e"), *AGAIN]),
     "a durable ack forgotten": (
         RESURRECTED,
         [*PUBLISHED, *DELIVERED, *ACKED, *PROVEN, Crashed(), *AGAIN, *DRAINED_BARRIER],
@@ -230,6 +234,10 @@ BAD: dict[str, tuple[str, list[Event]]] = {
     ),
     "marked at the first delivery": (OVERMARKED, [*PUBLISHED, *AGAIN]),
     "marked by a crash, though never consumed from": (OVERMARKED, [*PUBLISHED, Crashed(), *AGAIN]),
+    "marked, but published after the loss of the consumer": (
+        OVERMARKED,
+        [Consuming("c", "q"), Closing("c"), Closed("c"), *PUBLISHED, *AGAIN],
+    ),
     "marked by a stop, though new": (
         OVERMARKED,
         [Consuming("c", "q"), Stopped(), *PUBLISHED, Stopped(), *AGAIN],

@@ -1,0 +1,17 @@
+"""kill -9 under mixed load: nothing confirmed is lost, nothing comes twice without a reason."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+from kill9 import run
+
+CYCLES = 20
+
+
+@pytest.mark.timeout(600)
+def test_nothing_confirmed_is_lost_however_the_broker_dies(tmp_path: Path) -> None:
+    outcome = run(tmp_path, CYCLES, seed=secrets.randbits(32))
+
+    assert outcome.ok, str(outcome)
+    assert outcome.report.counts["confirmed"] > 100 * CYCLES, f"the load proves too little: {outcome}"

@@ -1,0 +1,142 @@
+"""Kills a broker under load, again and again, then has its history judged.
+
+`tests/crash/test_kill9.py` lets it die some times in every test run, `tests/crash/run_kill9.py` as often as
+one asks.
+"""
+
+import asyncio
+import signal
+import subprocess
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from checker import Report, check
+from crash_load import Load
+from daemon import Daemon, DaemonFailed
+from history import Crashed, Stopped, save
+
+LOAD_MAX_S = 2.0
+START_MAX_S = 1.0
+PAUSE_S = 0.3
+STOP_MAX_S = 0.3
+
+
+@dataclass
+class Outcome:
+    """What came of an experiment."""
+
+    seed: int
+    deaths: Counter[str] = field(default_factory=Counter)
+    report: Report = field(default_factory=Report)
+    complaints: list[str] = field(default_factory=list)  # what the broker should not have done, or said
+
+    @property
+    def ok(self) -> bool:
+        return self.report.ok and not self.complaints
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}", f"deaths {dict(self.deaths)}", str(self.report), *self.complaints]
+        return "\n".join(lines)
+
+
+class Experiment:
+    """One data directory, one load, many deaths."""
+
+    def __init__(self, daemon: Daemon, seed: int) -> None:
+        self.load = Load(seed)
+        self.outcome = Outcome(seed)
+        self._daemon = daemon
+        self._random = Random(seed)
+        self._deaths = {  # each returns whether the broker ended in order
+            self._kill: 6,
+            self._kill_after_pause: 1,
+            self._kill_while_stopping: 2,
+            self._stop: 1,
+        }
+
+    async def run(self, cycles: int) -> Outcome:
+        """Let the broker die so many times, then drain it twice and judge."""
+        try:
+            for _ in range(cycles):
+                await self._cycle()
+            for prove in (True, False):
+                await asyncio.to_thread(self._daemon.start)
+                await self.load.drain(self._daemon.port, prove=prove)
+                await self._stop()
+                self.load.history.append(Stopped())
+        finally:
+            self._daemon.kill()
+        self.outcome.report = check(self.load.history)
+        self.outcome.complaints += self.load.complaints
+        return self.outcome
+
+    async def _cycle(self) -> None:
+        if self._random.random() < 0.2:
+            await self._kill_while_starting()
+        await asyncio.to_thread(self._daemon.start)
+        working = asyncio.create_task(self.load.run(self._daemon.port))
+        await asyncio.wait([working], timeout=self._random.uniform(0, LOAD_MAX_S))
+        if working.done() and self._process.poll() is not None:
+            self._complain("the broker ended by itself")
+        die = self._random.choices(list(self._deaths), list(self._deaths.values()))[0]
+        self.outcome.deaths[die.__name__.strip("_")] += 1
+        in_order = await die()
+        await working
+        self.load.history.append(Stopped() if in_order else Crashed())
+
+    async def _kill_while_starting(self) -> None:
+        """Once or more in a row, so that a recovery meets what a recovery left behind."""
+        for _ in range(self._random.randint(1, 3)):
+            starting = asyncio.create_task(asyncio.to_thread(self._daemon.start))
+            await asyncio.sleep(self._random.uniform(0, START_MAX_S))
+            if self._daemon.process is not None:
+                self._daemon.process.kill()
+            with suppress(DaemonFailed):
+                await starting
+            self._daemon.kill()
+            self.outcome.deaths["kill_while_starting"] += 1
+            self.load.history.append(Crashed())
+
+    async def _kill(self) -> bool:
+        self._daemon.kill()
+        return False
+
+    async def _kill_after_pause(self) -> bool:
+        self._process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(PAUSE_S)
+        self._process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(self._random.uniform(0, PAUSE_S))
+        return await self._kill()
+
+    async def _kill_while_stopping(self) -> bool:
+        self._process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(self._random.uniform(0, STOP_MAX_S))
+        self._process.kill()
+        return await asyncio.to_thread(self._daemon.wait) == 0
+
+    async def _stop(self) -> bool:
+        exit_code = await asyncio.to_thread(self._daemon.terminate)
+        if exit_code != 0:
+            self._complain(f"exit code {exit_code} after SIGTERM")
+        return exit_code == 0
+
+    def _complain(self, text: str) -> None:
+        self.outcome.complaints.append(f"{text}\n{self._daemon.stderr[-2000:]}")
+
+    @property
+    def _process(self) -> "subprocess.Popen[str]":
+        assert self._daemon.process is not None
+        return self._daemon.process
+
+
+def run(directory: Path, cycles: int, seed: int, *options: str) -> Outcome:
+    """A whole experiment on a new data directory; the history of a bad one is kept beside it."""
+    experiment = Experiment(Daemon(directory / "data", *options), seed)
+    try:
+        outcome = asyncio.run(experiment.run(cycles))
+    finally:
+        save(experiment.load.history, directory / "history")
+    return outcome
