@@ -33,7 +33,7 @@ def _with_config_options(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 @click.version_option(__version__, message="leveret %(version)s")
 def commands() -> int:
     """Leveret, a message broker: a confirm means that the message is on the disk."""
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         exit_code: int = commands.main(arguments, prog_name="leveret", standalone_mode=False)
     except click.ClickException as error:
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(f"{error.format_message()} (see leveret --help)", error.exit_code)
     except (ConfigError, Corrupt, DirectoryUnusable) as error:
         return _fail(str(error), EXIT_NEEDS_A_PERSON)
     except (EngineError, OSError) as error:
