@@ -18,10 +18,14 @@ from crash_load import Load
 from daemon import Daemon, DaemonFailed
 from history import Crashed, Stopped, save
 
+from leveret.storage.check import check_directory
+
 LOAD_MAX_S = 2.0
 START_MAX_S = 1.0
 PAUSE_S = 0.3
 STOP_MAX_S = 0.3
+CHECKED = 0.2
+"""After so many of the deaths the store is checked before the next start."""
 
 
 @dataclass
@@ -69,6 +73,7 @@ class Experiment:
                 self.load.history.append(Stopped())
         finally:
             self._daemon.kill()
+        self._check_store()
         self.outcome.report = check(self.load.history)
         self.outcome.complaints += self.load.complaints
         return self.outcome
@@ -86,6 +91,8 @@ class Experiment:
         in_order = await die()
         await working
         self.load.history.append(Stopped() if in_order else Crashed())
+        if self._random.random() < CHECKED:
+            self._check_store()
 
     async def _kill_while_starting(self) -> None:
         """Once or more in a row, so that a recovery meets what a recovery left behind."""
@@ -122,6 +129,11 @@ class Experiment:
         if exit_code != 0:
             self._complain(f"exit code {exit_code} after SIGTERM")
         return exit_code == 0
+
+    def _check_store(self) -> None:
+        """What `leveret check` does."""
+        findings = check_directory(self._daemon.data_dir).findings
+        self.outcome.complaints += [f"leveret check: {finding}" for finding in findings]
 
     def _complain(self, text: str) -> None:
         self.outcome.complaints.append(f"{text}\n{self._daemon.stderr[-2000:]}")
