@@ -1,7 +1,7 @@
 """The load generator: publishers and consumers that take as little as possible of the machine they share.
 
-Each is a process with one socket. Set-up goes through pamqp; the hot path sends ready-made bytes and walks over
-what it receives from frame header to frame header. A body begins with the time at which it was sent.
+Each is a process with one socket. Set-up goes through pamqp; the hot path sends ready-made bytes and walks
+over what it receives, frame header by frame header. A body begins with the time at which it was sent.
 """
 
 import socket
@@ -40,7 +40,7 @@ SAMPLE_EVERY = 16
 
 @dataclass(frozen=True)
 class Task:
-    """What one process is to do, and when to count: from `begin` to `end`, on the monotonic clock of the system."""
+    """What one process is to do, and when it counts (on the monotonic clock of the system)."""
 
     scenario: Scenario
     port: int
