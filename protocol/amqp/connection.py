@@ -281,7 +281,7 @@ class ServerConnection:
             return (CLOSE_OK,)
         if self._state is ConnectionState.STOPPED:
             return None
-        self._state = ConnectionState.STOPPED
+        self.ignore_peer()
         return (FAILED, error)
 
     # What the peer may say on channel 0
@@ -308,7 +308,7 @@ class ServerConnection:
 
     def _on_close(self, method: Method) -> Event:
         assert isinstance(method, ConnectionClose)
-        self._state = ConnectionState.STOPPED
+        self.ignore_peer()
         return (CLOSE, method.reply_code, method.reply_text)
 
     def _on_update_secret(self, method: Method) -> Event:
@@ -327,7 +327,8 @@ class ServerConnection:
         self._state = ConnectionState.RUNNING
 
     def ignore_peer(self) -> None:
-        """Neither listen nor answer any more; the owner closes the socket when it likes."""
+        """Drop all channels and read nothing more; the owner closes the socket when it likes."""
+        self._channels.clear()
         self._state = ConnectionState.STOPPED
 
     def send_method(self, channel_id: int, method: Method) -> None:
