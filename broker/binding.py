@@ -1,7 +1,7 @@
 """Bindings: from a source exchange to a queue or to another exchange, under a key and arguments.
 
-`Bindings` holds all of a vhost's, found from both ends, and keeps each exchange's own index in step. A binding is
-what its four parts are: adding one twice has no effect (0-9-1 section 1.7.2.3).
+`Bindings` holds all of a vhost's, found from both ends, and keeps each exchange's own index in step. A
+binding is what its four parts are: adding one twice has no effect (0-9-1 section 1.7.2.3).
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ def encode_arguments(arguments: Mapping[str, FieldValue]) -> bytes:
 
 
 class Bindings:
-    """See the module's docstring. Endpoints are compared by identity: a name may come again as another queue."""
+    """Ends are compared by identity: a name may come again as another queue."""
 
     def __init__(self) -> None:
         self._by_source: dict[Exchange, dict[Identity, Binding]] = {}

@@ -1,4 +1,4 @@
-"""Declaring again what exists: every property and known argument must mean the same (0-9-1 section 1.7.2.1.3).
+"""Declaring again what exists: properties and known arguments must mean the same (0-9-1 section 1.7.2.1).
 
 Raises 406 with RabbitMQ's texts; clients parse them.
 """
@@ -9,7 +9,7 @@ from leveret.protocol.amqp.field_table import FieldValue, field_type_name
 from leveret.protocol.errors import SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
-from .terms import UNDEFINED, Term, format_term, to_term
+from .terms import UNDEFINED, Term, show_bare, to_term
 
 
 def check_field(resource: object, field: str, *, current: bool | str, received: bool | str) -> None:
@@ -60,12 +60,8 @@ def _typed(arguments: Mapping[str, FieldValue], name: str) -> str:
     if name not in arguments:
         return "none"
     value = arguments[name]
-    return f"the value '{_shown(to_term(value))}' of type '{field_type_name(value)}'"
+    return f"the value '{show_bare(to_term(value))}' of type '{field_type_name(value)}'"
 
 
 def _bare(term: Term) -> str:
-    return "none" if term is UNDEFINED else f"'{_shown(term)}'"
-
-
-def _shown(term: Term) -> str:
-    return term.decode(errors="replace") if isinstance(term, bytes) else format_term(term)
+    return "none" if term is UNDEFINED else f"'{show_bare(term)}'"

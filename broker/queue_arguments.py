@@ -1,8 +1,8 @@
-"""The arguments of queue.declare: their checks, in RabbitMQ 3.10's order and with its texts, and their meaning.
+"""The arguments of queue.declare: their checks, in RabbitMQ 3.10's order with its texts, and their meaning.
 
 `parse_queue_arguments` turns a table into `QueueSettings` or raises. Arguments nobody knows are kept with the
-queue and ignored; arguments of another queue type are refused. Two go beyond RabbitMQ 3.10: `x-delivery-limit`
-is accepted on classic queues too, and `x-consumer-timeout` has a meaning.
+queue and ignored; arguments of another queue type are refused. Two go beyond RabbitMQ 3.10:
+`x-delivery-limit` is accepted on classic queues too, and `x-consumer-timeout` has a meaning.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from leveret.protocol.errors import HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
 from . import equivalence
-from .terms import quote
+from .terms import quote, show_bare, to_term
 
 EXPIRY_MAX_MS = 315_360_000_000  # ten years
 PRIORITY_MAX = 255
@@ -209,7 +209,7 @@ def _one_of(words: tuple[str, ...], fault: str) -> Check:
     def check(value: FieldValue, _arguments: Arguments) -> str | None:
         if not _is_string(value):
             return _unacceptable(value)
-        return None if value in words else fault.format(value)
+        return None if value in words else fault.format(show_bare(to_term(value)))
 
     return check
 

@@ -1,7 +1,7 @@
 """From a message's exchange and keys to the queues that get it.
 
-A message goes through the graph of exchanges once: an exchange is visited at most once and a queue is found at most once,
-however many bindings and cycles lead there. An exchange that matches nothing hands over to its alternate exchange.
+An exchange is visited at most once and a queue is found at most once, however many bindings and cycles lead
+there. An exchange that matches nothing hands over to its alternate exchange.
 """
 
 from collections.abc import Mapping

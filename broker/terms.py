@@ -1,8 +1,8 @@
 """Field values as RabbitMQ sees them: which are equal, and how its error texts print them.
 
-RabbitMQ keeps a table as Erlang terms beside their wire types. What clients can observe of that (a number equals
-a number of any width, `true` equals no number, a table prints as `[{<<"a">>,signedint,1}]`) is decided here, once,
-for binding arguments, message headers and redeclarations.
+RabbitMQ keeps a table as Erlang terms beside their wire types. What clients can observe of that (a number
+equals a number of any width, `true` equals no number, a table prints as `[{<<"a">>,signedint,1}]`) is decided
+here, once, for binding arguments, message headers and redeclarations.
 """
 
 from datetime import datetime
@@ -65,6 +65,11 @@ def format_term(term: Term) -> str:
         return _format_binary(term)
     items = ",".join(map(format_term, term))
     return f"{{{items}}}" if isinstance(term, tuple) else f"[{items}]"
+
+
+def show_bare(term: Term) -> str:
+    """A string as it is, anything else as Erlang prints it (`~s` or `~p`)."""
+    return term.decode(errors="replace") if isinstance(term, bytes) else format_term(term)
 
 
 def quote(text: str) -> str:

@@ -1,8 +1,8 @@
-"""Durable topology as records: what the journal keeps of exchanges, queues and bindings, and how it comes back.
+"""Durable topology as records: what the journal keeps of exchanges, queues and bindings.
 
-A record says what happened (`op`) and where (`vhost`); arguments are the bytes of their field table, so that they keep
-their wire types. Whatever goes because of something else has a record of its own, except bindings: they go silently with
-either of their ends. Exclusive queues and what is bound to them are never durable.
+A record says what happened (`op`), and the vhost adds where; arguments are the bytes of their field table, so
+that they keep their wire types. Whatever goes because of something else has a record of its own, except
+bindings: they go silently with either of their ends.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """A vhost: a name space of exchanges, queues and bindings, and the rules by which they come and go.
 
-Checks are made in RabbitMQ's order and answered with its texts (`reference`: 0-9-1 sections 1.6 and 1.7, and
-RabbitMQ 3.10 where it differs). A method either raises and changes nothing, or has told the journal of every durable
-change. Permissions are not looked at here.
+Checks are made in RabbitMQ 3.10's order and answered with its texts; the rules are those of 0-9-1 sections
+1.6 and 1.7. A method either raises and changes nothing, or has told the journal of every durable change.
+Permissions are not looked at here.
 
 Invariants:
 - `bindings` holds only bindings between exchanges and queues that are in `exchanges` and `queues`.
@@ -163,8 +163,8 @@ class Vhost:
         if not name:
             check_server_named(arguments)
             name = f"amq.gen-{self.services.random_name()}"
-        elif name not in self.queues:
-            _checked_name("queue", name)
+        else:
+            _checked_name("queue", name)  # RabbitMQ refuses `amq.` here even if the queue exists
         existing = self.queues.get(name)
         if existing is None:
             return self._make_queue(

@@ -1,4 +1,4 @@
-"""The default exchange, whose name is empty: every queue is bound to it by its name, always and implicitly."""
+"""The default exchange, which has no name: every queue is bound to it by its own, always and implicitly."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING

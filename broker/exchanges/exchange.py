@@ -1,7 +1,7 @@
 """What all exchange types share, and what a type must say: which of its bindings an envelope matches.
 
-The vhost makes exchanges and decides which bindings they have; an exchange only keeps an index of them that suits its
-type. Matching changes nothing.
+The vhost makes exchanges and decides which bindings they have; an exchange only keeps an index of them that
+suits its type. Matching changes nothing.
 """
 
 from abc import ABC, abstractmethod

@@ -1,9 +1,9 @@
 """The headers exchange: bindings match by their arguments (0-9-1 section 3.1.3.4, with RabbitMQ's additions).
 
-`x-match` says how: `all` (the default) or `any` of the arguments must be in the message's headers with the same value;
-arguments that start with `x-` take part only under `all-with-x` and `any-with-x`. A void argument asks only that the
-header is present. Values compare as numbers and strings, whatever width they travelled in. Without arguments to compare,
-`all` matches everything and `any` nothing. Keys play no part.
+`x-match` says how: `all` (the default) or `any` of the arguments must be in the message's headers with the
+same value; arguments that start with `x-` take part only under `all-with-x` and `any-with-x`. A void argument
+asks only that the header is present. Values compare as numbers and strings, whatever width they travelled in.
+Without arguments to compare, `all` matches everything and `any` nothing. Keys play no part.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,11 +1,11 @@
 """The topic exchange: binding keys are patterns of words (0-9-1 section 3.1.3.3).
 
-Keys are words separated by dots; in a binding key `*` stands for exactly one word and `#` for zero or more. The empty
-key has no words; two dots in a row have an empty word between them, which `*` matches.
+Keys are words separated by dots; in a binding key `*` stands for exactly one word and `#` for zero or more.
+The empty key has no words; two dots in a row have an empty word between them, which `*` matches.
 
-The binding keys form a trie of words. A routing key is matched by following all branches that fit at once, word by
-word: the cost depends on the words and on the branches that fit so far, not on the number of bindings, and several `#` in
-one key cannot make it explode.
+The binding keys form a trie of words. A routing key is matched by following all branches that fit at once,
+word by word: the cost depends on the words and on the branches that fit so far, not on the number of
+bindings, and several `#` in one key cannot make it explode.
 """
 
 from collections.abc import Iterable, Iterator
@@ -68,7 +68,7 @@ class TopicExchange(Exchange):
             following: dict[_Node, None] = {}
             for node in nodes:
                 children = node.children
-                # A routing key that holds the word "*" or "#" finds the wildcard's own node: it matches anyway.
+                # A routing key with the word "*" or "#" finds the wildcard's own node: it matches anyway.
                 for fitting in (word, _ONE_WORD):
                     child = children.get(fitting)
                     if child is not None:
