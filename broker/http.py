@@ -20,6 +20,7 @@ from leveret.storage.engine import EngineError, EngineStats
 
 from .loop_lag import LoopLag
 from .metrics import BrokerFacts, Metrics
+from .queue_metrics import per_queue_text
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,6 +43,7 @@ class HttpServer:
     def __init__(self, host: str, port: int, broker: BrokerFacts, server: Operated) -> None:
         self.port = port  # after `start` the real one, also for 0
         self._host = host
+        self._broker = broker
         self._server = server
         self._lag = LoopLag()
         self._metrics = Metrics(broker, self._lag)
@@ -84,7 +86,7 @@ class HttpServer:
             return None
 
     async def _per_queue_metrics(self, _: web.Request) -> web.Response:
-        text = await self._metrics.per_queue()
+        text = await per_queue_text(self._broker.vhosts)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

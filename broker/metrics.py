@@ -1,11 +1,9 @@
-"""Prometheus metrics: plain integers of the domain, put into words when somebody scrapes.
+"""Prometheus metrics of the whole broker: plain integers of the domain, put into words when somebody scrapes.
 
-Nothing here is called on a hot path, and the domain holds no Prometheus object. A scrape runs on the loop
-that serves clients, so every walk over all queues lets others run after `QUEUES_PER_STEP`.
+Nothing here is called on a hot path, and the domain holds no Prometheus object.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -20,34 +18,7 @@ from leveret.storage.engine import EngineStats
 from .counters import Counters
 from .histogram import Histogram
 from .loop_lag import LoopLag
-
-QUEUES_PER_STEP = 500  # a millisecond or so
-
-
-class QueueFacts(Protocol):
-    """What is read of a queue."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def message_count(self) -> int: ...
-    @property
-    def ready_bytes(self) -> int: ...
-    @property
-    def unacked_count(self) -> int: ...
-    @property
-    def consumer_count(self) -> int: ...
-
-
-class VhostFacts(Protocol):
-    """What is read of a vhost."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def queues(self) -> Mapping[str, QueueFacts]: ...
-    @property
-    def exchanges(self) -> Mapping[str, object]: ...
+from .queue_metrics import GAUGES, VhostFacts, walk
 
 
 class BrokerFacts(Protocol):
@@ -77,15 +48,6 @@ COUNTED: Mapping[str, tuple[str, str]] = {
 }
 """For every field of `Counters`: the metric's name without `leveret_` and `_total`, and what it counts."""
 
-PER_QUEUE: Mapping[str, tuple[str, Callable[[QueueFacts], int]]] = {
-    "messages_ready": ("Messages waiting for a consumer.", lambda queue: queue.message_count),
-    "messages_ready_bytes": ("Size of the waiting bodies.", lambda queue: queue.ready_bytes),
-    "messages_unacked": ("Messages delivered and not yet acknowledged.", lambda queue: queue.unacked_count),
-    "consumers": ("Consumers.", lambda queue: queue.consumer_count),
-}
-"""Gauges of a queue: `leveret_NAME` is the sum over all queues, `leveret_queue_NAME` has a series per
-queue."""
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -93,7 +55,7 @@ class Snapshot:
 
     queues: int
     exchanges: int
-    sums: Mapping[str, int]  # of PER_QUEUE
+    sums: Mapping[str, int]  # over all queues, of GAUGES
     log: EngineStats | None
     is_ready: bool
 
@@ -111,44 +73,21 @@ class Metrics(Collector):
 
     async def aggregated(self, log: EngineStats | None, is_ready: bool) -> bytes:
         """The whole broker's metrics, in Prometheus's text format."""
-        sums = dict.fromkeys(PER_QUEUE, 0)
+        sums = dict.fromkeys(GAUGES, 0)
         queues = 0
-        async for _, queue in self._walk():
+        async for _, queue in walk(self._broker.vhosts):
             queues += 1
-            for name, (_, read) in PER_QUEUE.items():
+            for name, (_, read) in GAUGES.items():
                 sums[name] += read(queue)
         exchanges = sum(len(vhost.exchanges) for vhost in self._broker.vhosts.values())
         self._snapshot = Snapshot(queues, exchanges, sums, log, is_ready)
         return generate_latest(self._registry)
-
-    async def per_queue(self) -> bytes:
-        """A series per queue, in Prometheus's text format."""
-        series: dict[str, list[str]] = {name: [] for name in PER_QUEUE}
-        async for vhost, queue in self._walk():
-            labels = f'{{vhost="{_escape(vhost)}",queue="{_escape(queue.name)}"}}'
-            for name, (_, read) in PER_QUEUE.items():
-                series[name].append(f"leveret_queue_{name}{labels} {read(queue)}\n")
-        text = []
-        for name, (explanation, _) in PER_QUEUE.items():
-            text += [f"# HELP leveret_queue_{name} {explanation}\n# TYPE leveret_queue_{name} gauge\n"]
-            text += series[name]
-        return "".join(text).encode()
 
     def collect(self) -> Iterator[Metric]:
         """`generate_latest` calls this."""
         yield from self._counted()
         if self._snapshot is not None:
             yield from self._gauges(self._snapshot)
-
-    async def _walk(self) -> AsyncIterator[tuple[str, QueueFacts]]:
-        """All queues with their vhosts' names; others run in between, so queues may come and go meanwhile."""
-        step = 0
-        for vhost in list(self._broker.vhosts.values()):
-            for queue in list(vhost.queues.values()):
-                yield vhost.name, queue
-                step += 1
-                if step % QUEUES_PER_STEP == 0:
-                    await asyncio.sleep(0)
 
     def _counted(self) -> Iterator[Metric]:
         counters = self._broker.counters
@@ -170,7 +109,7 @@ class Metrics(Collector):
             ("channels", "Open channels.", counters.channels_opened - counters.channels_closed),
             ("queues", "Queues.", now.queues),
             ("exchanges", "Exchanges.", now.exchanges),
-            *((name, PER_QUEUE[name][0], value) for name, value in now.sums.items()),
+            *((name, GAUGES[name][0], value) for name, value in now.sums.items()),
             (
                 "loop_lag_seconds_max",
                 "Most that a timer was late, last 1-2 minutes.",
@@ -186,10 +125,6 @@ class Metrics(Collector):
             ]
         for name, explanation, value in gauges:
             yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
-
-
-def _escape(label: str) -> str:
-    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _anonymous_memory_bytes() -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from leveret.broker.counters import Counters
+from leveret.broker.dead_letter import DeathReason
 from leveret.storage.engine import EngineError, EngineStats
 
 
@@ -13,6 +14,12 @@ class FakeQueue:
     ready_bytes: int = 0
     unacked_count: int = 0
     consumer_count: int = 0
+    enqueued_total: int = 0
+    delivered_total: int = 0
+    redelivered_total: int = 0
+    got_total: int = 0
+    settled_total: int = 0
+    deaths_total: dict[DeathReason, int] = field(default_factory=lambda: dict.fromkeys(DeathReason, 0))
 
 
 @dataclass

@@ -1,26 +1,14 @@
-"""Metrics: every counter is shown, sums are sums, and names of queues cannot break the format."""
+"""The broker's metrics: every counter is shown, and sums are sums."""
 
 from dataclasses import fields
 
 import pytest
 from fake_broker import FakeBroker, FakeQueue, FakeServer, FakeVhost
-from prometheus_client.parser import text_string_to_metric_families
+from samples import Samples, samples
 
-from leveret.broker import metrics
 from leveret.broker.counters import Counters
 from leveret.broker.loop_lag import LoopLag
 from leveret.broker.metrics import COUNTED, Metrics
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def samples(text: bytes) -> Samples:
-    """Parse as Prometheus would."""
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text.decode())
-        for sample in family.samples
-    }
 
 
 @pytest.fixture
@@ -64,27 +52,6 @@ async def test_queues_are_summed_over_all_vhosts(broker: FakeBroker) -> None:
     assert [found[f"leveret_{name}", ()] for name in names] == [2, 2, 5, 30, 7, 9]
 
 
-async def test_queues_may_be_deleted_while_they_are_counted(
-    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(metrics, "QUEUES_PER_STEP", 1)
-    vhost = broker.vhosts["/"]
-    for name in "abc":
-        vhost.add(FakeQueue(name, message_count=1))
-
-    class Vanishing(FakeQueue):
-        @property
-        def consumer_count(self) -> int:
-            vhost.queues.clear()
-            return 0
-
-        @consumer_count.setter
-        def consumer_count(self, _: int) -> None: ...
-
-    vhost.queues["a"] = Vanishing("a")
-    assert (await aggregated(broker))["leveret_messages_ready", ()] == 2
-
-
 async def test_the_log_and_readiness_are_shown(broker: FakeBroker) -> None:
     found = await aggregated(broker, is_ready=False)
     assert found["leveret_ready", ()] == 0
@@ -107,25 +74,3 @@ async def test_the_process_is_shown(broker: FakeBroker) -> None:
     found = await aggregated(broker)
     resident = found["process_resident_memory_bytes", ()]
     assert 0 < found["leveret_anonymous_memory_bytes", ()] <= resident
-
-
-async def test_each_queue_has_its_series(broker: FakeBroker) -> None:
-    broker.vhosts["/"].add(
-        FakeQueue("jobs", message_count=1, ready_bytes=10, unacked_count=2, consumer_count=3)
-    )
-    found = samples(await Metrics(broker, LoopLag()).per_queue())
-    labels = (("queue", "jobs"), ("vhost", "/"))
-    assert found == {
-        ("leveret_queue_messages_ready", labels): 1,
-        ("leveret_queue_messages_ready_bytes", labels): 10,
-        ("leveret_queue_messages_unacked", labels): 2,
-        ("leveret_queue_consumers", labels): 3,
-    }
-
-
-async def test_a_queues_name_cannot_forge_a_series(broker: FakeBroker) -> None:
-    name = 'a"} 1\nforged 1\n\\'
-    broker.vhosts["/"].add(FakeQueue(name))
-    found = samples(await Metrics(broker, LoopLag()).per_queue())
-    assert {dict(labels)["queue"] for _, labels in found} == {name}
-    assert len(found) == len(metrics.PER_QUEUE)
