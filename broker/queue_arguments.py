@@ -222,7 +222,7 @@ def _dead_letter_key(value: FieldValue, arguments: Arguments) -> str | None:
 
 def _queue_version(value: FieldValue, arguments: Arguments) -> str | None:
     fault = _natural(value, arguments)
-    if fault is None and value not in (1, 2):
+    if fault is None and isinstance(value, int) and value not in (1, 2):
         fault = quote(f"unsupported queue version '{value}'")
     return fault
 

@@ -338,7 +338,7 @@ class Vhost:
         self._routes.clear()
 
     def _find_binding(
-        self, source: Exchange | None, destination: Destination | None, key: str, arguments: FieldTable
+        self, source: Exchange | None, destination: "Destination | None", key: str, arguments: FieldTable
     ) -> Binding | None:
         if source is None or destination is None:
             return None
