@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.native.layouts import FrameType
+from leveret.protocol.reply_codes import ReplyCode
 
 from .consumer import Consumer
-from .errors import ChannelClosed, ConsumerCancelled, LeveretError
+from .errors import BrokerError, ChannelClosed, ConsumerCancelled, LeveretError
 from .exchange import Exchange, ExchangeType
 from .incoming import IncomingMessage
 from .message import Message, check_names
@@ -111,7 +112,14 @@ class Channel:
         """Send a request behind everything that was published and acked before."""
         self.require_open()
         self.write_batches()
-        return await self._connection.request(type_, self.number, *fields)
+        try:
+            return await self._connection.request(type_, self.number, *fields)
+        except BrokerError as error:
+            if self._closed is not None and error.reply_code == ReplyCode.CHANNEL_ERROR:
+                raise self._closed.with_traceback(
+                    None
+                ) from None  # it was closed while the request was on its way
+            raise
 
     def write_batches(self) -> None:
         """Publishes first: who acks a message after publishing its result must not lose both."""
