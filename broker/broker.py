@@ -76,13 +76,14 @@ class Broker:
             self.counters.connections_closed += 1
 
     def rest(self) -> None:
-        """All connections are closed: write down that nothing is with consumers, so that a clean stop is
-        exact.
+        """All connections are closed: nothing is with consumers any more, so a clean stop is exact.
+
+        The journal is not told: only the checkpoint that follows may say so, together with which messages
+        were delivered before. A kill in between leaves the marks.
         """
         for vhost in self.vhosts.values():
             for queue in vhost.queues.values():
-                if queue.durable and queue.delivering:
-                    self.journal.delivering(queue, False)
+                queue.delivering = False
 
     def _next_sequence(self) -> int:
         self.last_sequence = sequence = self.last_sequence + 1

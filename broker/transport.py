@@ -43,7 +43,7 @@ class Transport(asyncio.Protocol):
     # What the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._socket = transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self._socket = transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         if peer and own:

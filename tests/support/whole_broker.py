@@ -1,4 +1,4 @@
-"""The whole domain without sockets: broker, journal, committer and recovery on an engine, and clients that
+"""The whole domain without sockets: broker, journal, committer, recovery on an engine, and noting clients.
 note what they get.
 
 Time stands still until a test moves it; a turn of the loop ends when the test says so.
@@ -18,6 +18,7 @@ from leveret.broker.consumer import Consumer
 from leveret.broker.journal import Journal
 from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.recovery import recover
+from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import AmqpError
 from leveret.storage.engine import LogEngine
@@ -84,12 +85,11 @@ class Client:
         self.connection: Connection = broker.open_connection(broker.vhosts[DEFAULT_VHOST], USER, "test")
         self.channel: Channel = self.connection.open_channel(1, self.wire)
 
-    def declare(self, name: str, *, durable: bool = True, **arguments: object) -> None:
+    def declare(self, name: str, *, durable: bool = True, **arguments: FieldValue) -> None:
         """Declare a queue; `x_message_ttl=5` becomes the argument `x-message-ttl`."""
         table = {key.replace("_", "-"): value for key, value in arguments.items()}
         self.channel.queue_declare(
-            name, passive=False, durable=durable, exclusive=False, auto_delete=False, arguments=table  # type:
-            ignore[arg-type]
+            name, passive=False, durable=durable, exclusive=False, auto_delete=False, arguments=table
         )
 
     def publish(self, queue: str, *bodies: bytes, properties: bytes = PERSISTENT) -> None:
