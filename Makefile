@@ -50,7 +50,7 @@ upgrade:  ## Write constraints.txt anew with the newest versions that pyproject.
 	rm -rf build/upgrade
 	$(PYTHON) -m venv build/upgrade
 	build/upgrade/bin/pip install --quiet --upgrade pip
-	build/upgrade/bin/pip install --quiet hatchling --group dev --editable .
+	build/upgrade/bin/pip install --quiet --group dev --editable .
 	{ sed -n '/^#/p' constraints.txt; build/upgrade/bin/pip freeze --all --exclude-editable --exclude setuptools; } \
 		> build/constraints.txt
 	mv build/constraints.txt constraints.txt
