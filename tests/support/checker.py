@@ -175,10 +175,9 @@ class Checker:
     def report(self) -> Report:
         """Judge what can only be known at the end. Call it once."""
         for publication in self._published.values():
-            if publication.confirmed_at is not None and publication.event.persistent:
-                for copy in publication.copies:
-                    if not self._is_excused(copy, publication):
-                        self._look_for(copy)
+            for copy in publication.copies:
+                if self._must_survive(copy, publication):
+                    self._look_for(copy)
         self._judge_transactions()
         delivered = {copy[1:] for copy in self._copies}
         self._report.counts["recovered"] = sum(
@@ -366,6 +365,11 @@ class Checker:
 
     # -- the end
 
+    def _must_survive(self, copy: Copy, publication: _Publication) -> bool:
+        """Whether only a consumer may have ended this copy."""
+        is_kept = publication.confirmed_at is not None and publication.event.persistent
+        return is_kept and not self._is_excused(copy, publication)
+
     def _is_excused(self, copy: Copy, publication: _Publication) -> bool:
         """Whether a deletion may have taken the copy, or there was no queue to take it."""
         return copy[0] in self._absent or publication.at < self._usable_from.get(copy[0], 0)
@@ -384,7 +388,7 @@ class Checker:
         acks_kept: dict[Transaction, list[Copy]] = defaultdict(list)
         for copy, state in self._copies.items():
             source = self._published.get(copy[1:])
-            if source and state.transaction and source.confirmed_at and not self._is_excused(copy, source):
+            if state.transaction and source and self._must_survive(copy, source):
                 acks_kept[state.transaction].append(copy)
         for transaction, messages in self._transactions.items():
             kept = [message for message in messages if message in self._survived] + acks_kept[transaction]

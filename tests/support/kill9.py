@@ -70,12 +70,12 @@ class Experiment:
                 await asyncio.to_thread(self._daemon.start)
                 await self.load.drain(self._daemon.port, prove=prove)
                 await self._stop()
-                self.load.history.append(Stopped())
+                self.load.journal.add(Stopped())
         finally:
             self._daemon.kill()
         self._check_store()
-        self.outcome.report = check(self.load.history)
-        self.outcome.complaints += self.load.complaints
+        self.outcome.report = check(self.load.journal.history)
+        self.outcome.complaints += self.load.journal.complaints
         return self.outcome
 
     async def _cycle(self) -> None:
@@ -90,7 +90,7 @@ class Experiment:
         self.outcome.deaths[die.__name__.strip("_")] += 1
         in_order = await die()
         await working
-        self.load.history.append(Stopped() if in_order else Crashed())
+        self.load.journal.add(Stopped() if in_order else Crashed())
         if self._random.random() < CHECKED:
             self._check_store()
 
@@ -105,7 +105,7 @@ class Experiment:
                 await starting
             self._daemon.kill()
             self.outcome.deaths["kill_while_starting"] += 1
-            self.load.history.append(Crashed())
+            self.load.journal.add(Crashed())
 
     async def _kill(self) -> bool:
         self._daemon.kill()
@@ -150,5 +150,5 @@ def run(directory: Path, cycles: int, seed: int, *options: str) -> Outcome:
     try:
         outcome = asyncio.run(experiment.run(cycles))
     finally:
-        save(experiment.load.history, directory / "history")
+        save(experiment.load.journal.history, directory / "history")
     return outcome

@@ -171,6 +171,10 @@ GOOD: dict[str, list[Event]] = {
     "a transaction that a crash kept": [
         *[*TRANSACTION, Crashed(), *FIRST_OF_TRANSACTION, *SECOND_OF_TRANSACTION],
     ],
+    "a transaction that a crash undid, with a transient message": [
+        *[Invoked("p", 2, ("q",), persistent=False), Confirmed("p", 2), Delivered("c", "q", "p", 2)],
+        *[Acked("c", "q", "p", 2, transaction=7), *TRANSACTION, Crashed(), *AGAIN],
+    ],
     "a transaction that a crash undid": [*TRANSACTION, Crashed(), *AGAIN],
 }
 
