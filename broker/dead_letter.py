@@ -64,9 +64,8 @@ def dead_letter(copy: QueuedMessage, reason: DeathReason) -> None:
         read_facts(properties),
         source.body,
     )
-    targets: Sequence[Queue] = queue.vhost.route(exchange_name, message.routing_key, message.facts)
-    if reason is not DeathReason.REJECTED:
-        targets = [target for target in targets if not _is_automatic_cycle(target.name, deaths)]
+    routed: Sequence[Queue] = queue.vhost.route(exchange_name, message.routing_key, message.facts)
+    targets = [target for target in routed if not _is_automatic_cycle(target.name, deaths)]
     if targets:
         enqueue_to(message, targets, services)
 
@@ -155,7 +154,7 @@ def _can_be_written(history: list[FieldValue]) -> bool:
 
 
 def _is_automatic_cycle(queue_name: str, deaths: Sequence[FieldValue]) -> bool:
-    """Whether the message died in this queue, and since then never by a rejection."""
+    """Whether the message died in this queue, and since then (with its newest death) never by a rejection."""
     for death in deaths:
         if not isinstance(death, dict) or death.get("reason") == DeathReason.REJECTED:
             return False  # (what is no table was put there by a client, so the cycle is not automatic either)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 DELIVERY_LIMIT_DEFAULT = 20  # of quorum queues, as in RabbitMQ 4
 
+_READY, _UNACKED, _GONE = CopyState  # looked up per message
+
 
 class _Death(NamedTuple):
     """A copy whose end is certain but not yet carried out."""
@@ -92,6 +94,8 @@ class Queue:
         self._message_expiry = MessageExpiry(services, self._mark)
         self._now_or_never: list[QueuedMessage] = []  # TTL 0: they expire unless this turn delivers them
         self._dying: deque[_Death] = deque()
+        self._max_priority = settings.max_priority
+        self._message_ttl_ms = settings.message_ttl_ms
         is_limited = settings.max_length is not None or settings.max_length_bytes is not None
         self._refuses_surplus = is_limited and settings.overflow in ("reject-publish", "reject-publish-dlx")
         self._drops_surplus = is_limited and not self._refuses_surplus
@@ -153,12 +157,10 @@ class Queue:
         if self._refuses_surplus and not self._has_room(message):
             self._refuse(message)
             return None
-        facts = message.facts
-        settings = self.settings
         copy = QueuedMessage(message, self, None, 0)
-        if settings.max_priority is not None:
-            copy.priority = min(facts.priority or 0, settings.max_priority)
-        if settings.message_ttl_ms is not None or facts.expiration is not None:
+        if self._max_priority is not None:
+            copy.priority = min(message.facts.priority or 0, self._max_priority)
+        if self._message_ttl_ms is not None or message.facts.expiration is not None:
             self._set_expiry(copy)
         self._ready.add(copy)
         self.enqueued_total += 1
@@ -171,8 +173,8 @@ class Queue:
         copy = QueuedMessage(message, self, None, 0)
         copy.redelivered = redelivered
         copy.delivery_count = delivery_count
-        if self.settings.max_priority is not None:
-            copy.priority = min(message.facts.priority or 0, self.settings.max_priority)
+        if self._max_priority is not None:
+            copy.priority = min(message.facts.priority or 0, self._max_priority)
         ttl_ms = self._ttl_ms(message)
         if ttl_ms is not None:
             copy.expires_at = message.published_at + ttl_ms
@@ -183,7 +185,7 @@ class Queue:
 
     def _ttl_ms(self, message: Message) -> int | None:
         """The lower of the queue's and the message's own."""
-        ttl_ms = self.settings.message_ttl_ms
+        ttl_ms = self._message_ttl_ms
         expiration = message.facts.expiration
         if expiration is None:
             return ttl_ms
@@ -245,7 +247,7 @@ class Queue:
                 return
             copy = ready.pop()
             assert copy is not None, "a ready message for every count"
-            copy.state = CopyState.UNACKED
+            copy.state = _UNACKED
             self.unacked_count += 1
             self.delivered_total += 1
             if copy.redelivered:
@@ -264,7 +266,7 @@ class Queue:
         self.touch()
         copy = self._ready.pop()
         if copy is not None:
-            copy.state = CopyState.UNACKED
+            copy.state = _UNACKED
             self.unacked_count += 1
             self.got_total += 1
         return copy
@@ -277,7 +279,7 @@ class Queue:
 
     def settle(self, copy: QueuedMessage) -> None:
         """An UNACKED copy was acked, or was sent to somebody who does not ack."""
-        copy.state = CopyState.GONE
+        copy.state = _GONE
         self.unacked_count -= 1
         self.settled_total += 1
         self._journal.settle(copy)
@@ -290,14 +292,14 @@ class Queue:
             copy.redelivered = True
             copy.delivery_count += failed
             if self.is_deleted:
-                copy.state = CopyState.GONE
+                copy.state = _GONE
                 self._journal.settle(copy)
             elif copy.expires_at is not None and copy.expires_at <= now_ms:
                 self._condemn(copy, DeathReason.EXPIRED)
             elif self._delivery_limit is not None and copy.delivery_count > self._delivery_limit:
                 self._condemn(copy, DeathReason.DELIVERY_LIMIT)
             else:
-                copy.state = CopyState.READY
+                copy.state = _READY
                 self._ready.add(copy)
                 self._journal.requeue(copy)
         if self._drops_surplus:
@@ -307,7 +309,7 @@ class Queue:
     def discard(self, copy: QueuedMessage, reason: DeathReason) -> None:
         """End an UNACKED copy: dead-letter it if the queue does that, else drop it."""
         self.unacked_count -= 1
-        copy.state = CopyState.GONE
+        copy.state = _GONE
         if self.is_deleted:
             self._journal.settle(copy)
         else:
@@ -322,7 +324,7 @@ class Queue:
 
     def _expire_ready(self, copies: Iterable[QueuedMessage]) -> None:
         for copy in copies:
-            if copy.state is CopyState.READY:
+            if copy.state is _READY:
                 self._condemn(copy, DeathReason.EXPIRED)
                 self._ready.forget(copy)
 
@@ -336,7 +338,7 @@ class Queue:
 
     def _condemn(self, copy: QueuedMessage, reason: DeathReason, *, was_accepted: bool = True) -> None:
         """Its end is certain; `dispatch` carries it out."""
-        copy.state = CopyState.GONE
+        copy.state = _GONE
         self._dying.append(_Death(copy, reason, was_accepted))
         if not self._marked:
             self._mark()
@@ -355,7 +357,7 @@ class Queue:
 
     def _settle_all(self, copies: Iterable[QueuedMessage]) -> None:
         for copy in copies:
-            copy.state = CopyState.GONE
+            copy.state = _GONE
             self._journal.settle(copy)
 
     # Consumers and the end of the queue
