@@ -172,8 +172,8 @@ GOOD: dict[str, list[Event]] = {
         *[*TRANSACTION, Crashed(), *FIRST_OF_TRANSACTION, *SECOND_OF_TRANSACTION],
     ],
     "a transaction that a crash undid, with a transient message": [
-        *[Invoked("p", 2, ("q",), persistent=False), Confirmed("p", 2), Delivered("c", "q", "p", 2)],
-        *[Acked("c", "q", "p", 2, transaction=7), *TRANSACTION, Crashed(), *AGAIN],
+        *[Invoked("s", 1, ("q",), persistent=False), Confirmed("s", 1), Delivered("c", "q", "s", 1)],
+        *[*TRANSACTION, Acked("c", "q", "s", 1, transaction=7), Crashed(), *AGAIN],
     ],
     "a transaction that a crash undid": [*TRANSACTION, Crashed(), *AGAIN],
 }
