@@ -26,7 +26,7 @@ from .exchanges.exchange import ALTERNATE, Envelope, Exchange
 from .exchanges.types import check_alternate, check_type, make_exchange, predeclared
 from .queue import Queue
 from .queue_arguments import check_equivalent_arguments, check_server_named, parse_queue_arguments
-from .routing import CARRIES_BCC, CARRIES_KEYS, extra_keys, find_queues
+from .routing import extra_keys, find_queues, may_carry_keys
 from .services import Services
 
 NAME_MAX_BYTES = 255  # a short string, on the wire and in the log
@@ -111,6 +111,7 @@ class Vhost:
         if if_unused and self.bindings.has_source(exchange):
             raise SoftError(ReplyCode.PRECONDITION_FAILED, f"{exchange} in use")
         self._remove_exchanges([exchange])
+        self._routes.clear()
 
     def _remove_exchanges(self, pending: list[Exchange]) -> None:
         """And with each the auto-delete exchanges whose last binding was to it, and so on."""
@@ -121,7 +122,6 @@ class Vhost:
                 self._record(topology.exchange_deleted(exchange))
             self.bindings.remove_from(exchange)
             pending += self._unused(self.bindings.remove_to(exchange))
-        self._routes.clear()
 
     def _unused(self, sources: list[Exchange]) -> list[Exchange]:
         """Those of them that have just lost the last binding they lived for."""
@@ -257,6 +257,7 @@ class Vhost:
             if not of_owner:
                 del self._exclusive_queues[queue.exclusive_owner]
         self._remove_exchanges(self._unused(self.bindings.remove_to(queue)))
+        self._routes.clear()
 
     def delete_exclusive_queues(self, owner: object) -> None:
         """The connection is closing."""
@@ -349,6 +350,7 @@ class Vhost:
         if binding.durable:
             self._record(topology.unbound(binding))
         self._remove_exchanges(self._unused([binding.source]))
+        self._routes.clear()
 
     # Routing
 
@@ -357,7 +359,7 @@ class Vhost:
     ) -> tuple[Sequence[Queue], bytes]:
         """The queues of a client's message, and its properties without BCC. Raises 404, 403 and 406."""
         headers = facts.headers
-        if headers is None or CARRIES_KEYS not in headers:
+        if headers is None or not may_carry_keys(headers):
             queues = self._routes.get((exchange_name, routing_key))
             if queues is not None:
                 return queues, properties
@@ -365,14 +367,14 @@ class Vhost:
         if exchange.internal:
             raise SoftError(ReplyCode.ACCESS_REFUSED, f"cannot publish to internal {exchange}")
         queues = self._search(exchange, routing_key, headers)
-        if headers is not None and CARRIES_BCC in headers:
+        if headers is not None and may_carry_keys(headers):
             properties = with_changes(properties, remove_headers=("BCC",))
         return queues, properties
 
     def route(self, exchange_name: str, routing_key: str, facts: PropertyFacts) -> Sequence[Queue]:
         """The queues of a message that the broker publishes itself; internal exchanges are open to it."""
         headers = facts.headers
-        if headers is None or CARRIES_KEYS not in headers:
+        if headers is None or not may_carry_keys(headers):
             queues = self._routes.get((exchange_name, routing_key))
             if queues is not None:
                 return queues
@@ -381,7 +383,7 @@ class Vhost:
     def _search(self, exchange: Exchange, routing_key: str, headers: bytes | None) -> tuple[Queue, ...]:
         """Search, and remember what was found if the same key always finds the same."""
         keys = [routing_key]
-        if headers is not None and CARRIES_KEYS in headers:
+        if headers is not None and may_carry_keys(headers):
             keys += extra_keys(headers)
         envelope = Envelope(keys, headers)
         queues = find_queues(self.exchanges, exchange, envelope)
