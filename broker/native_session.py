@@ -85,7 +85,11 @@ class NativeSession:
 
     def receive_data(self, data: bytes) -> None:
         for event in self._protocol.receive_data(data):
-            self._receive(event)
+            try:
+                self._receive(event)
+            except Exception:
+                log.exception("%s: a frame of type %#04x failed", self._host.name, event[0])
+                self.close(HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
         if self._protocol.out or self.is_closed:
             self._host.request_flush()
 
@@ -124,10 +128,10 @@ class NativeSession:
             channels, self._to_write = self._to_write, {}
             for channel in channels:
                 channel.write_batches()
-        if self._turn_bytes >= TURN_OUTPUT_MAX_BYTES:
-            self._turn_bytes = 0
-            self._wake_channels()
+        was_full = self._turn_bytes >= TURN_OUTPUT_MAX_BYTES
         self._turn_bytes = 0
+        if was_full:
+            self._wake_channels()
         return self._protocol.data_to_send()
 
     def close(self, error: AmqpError) -> None:
@@ -167,6 +171,7 @@ class NativeSession:
         """Close a channel towards both sides."""
         if self._channels.pop(channel.number, None) is None or self._connection is None:
             return
+        log.warning("%s, channel %d: %s", self._host.name, channel.number, error)
         channel.write_batches()
         self._connection.close_channel(channel.number)
         self._protocol.fail_channel(channel.number, error.reply_code, error.reply_text, operation)
@@ -184,13 +189,16 @@ class NativeSession:
             return  # a goodbye was sent in answer to an event before this one
         if type_ == FrameType.PUBLISH:
             _, number, publish_tag, messages = event
-            self._channels[number].publish(publish_tag, messages)
+            channel = self._channels.get(number)
+            if channel is not None:  # else: it failed by an event before this one of the same data
+                channel.publish(publish_tag, messages)
         elif type_ == FAILED:
             log.warning("closing %s: %s", self._host.name, event[1])
             self.close(event[1])
         elif type_ == FrameType.HELLO:
             self._log_in(event)
         elif type_ == FrameType.CLOSE:
+            log.info("%s: closed by the client: %d %s", self._host.name, event[1], event[2])
             self._release()
             self._protocol.answer_close()
         elif type_ == FrameType.CHANNEL_OPEN:
@@ -211,6 +219,7 @@ class NativeSession:
             self.close(error)
         else:
             self._connection = self._broker.open_connection(vhost, user, host.name)
+            log.info("%s: user '%s' opened vhost '%s'", host.name, user.name, vhost_name)
 
     def _open_channel(self, request: int, number: int, confirm: bool) -> None:
         assert self._connection is not None
@@ -228,12 +237,14 @@ class NativeSession:
             channel.write_batches()
             self._to_write.pop(channel, None)
         self._connection.close_channel(number)
-        self._protocol.answer(request)
+        self._protocol.answer_channel_close(request, number)
 
     def _execute(self, type_: int, request: int, number: int, *fields: Any) -> None:
         channel = self._channels.get(number)
-        if channel is None:
-            return  # failed by an event of the same data, before this one; the client has been told
+        if channel is None:  # it failed by an event before this one of the same data
+            text = f"channel {number} is not open"
+            self._protocol.answer_error(request, ReplyCode.CHANNEL_ERROR, text, type_)
+            return
         changes = self._journal.changes
         self._must_hold = False
         try:

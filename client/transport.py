@@ -7,7 +7,7 @@ buffers it and calls `request_flush`; at the end of the turn all of it is collec
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from leveret.protocol.errors import HardError
 from leveret.protocol.native.connection import FAILED, ClientConnection, State
@@ -49,9 +49,8 @@ class Transport(asyncio.Protocol):
     # What the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._socket = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._socket = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self._socket.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self.flush()
 
     def data_received(self, data: bytes) -> None:

@@ -177,7 +177,7 @@ class ServerConnection(NativeConnection):
 
     Events besides the frames of an open connection: HELLO (answer it with `welcome` or `close`), CLOSE
     (answer it with `answer_close`), CLOSED, FAILED. CHANNEL_OPEN and CHANNEL_CLOSE come only when they are in
-    order; reply to both.
+    order; answer them with `answer` and `answer_channel_close`.
     """
 
     peer = Role.CLIENT
@@ -197,6 +197,7 @@ class ServerConnection(NativeConnection):
         self._heartbeat_offer_s = heartbeat_s
         self._channels: dict[int, int] = {}  # open ones: the next publish tag
         self._failed_channels: set[int] = set()  # CHANNEL_CLOSED is sent, CHANNEL_CLOSE not received
+        self._closing_channels: set[int] = set()  # CHANNEL_CLOSE is with the owner
 
     def receive_data(self, data: bytes) -> list[Event]:
         if self.state is State.MAGIC:
@@ -279,7 +280,7 @@ class ServerConnection(NativeConnection):
         """Whether a request concerns the owner. Keeps the channels' states, and answers what they forbid."""
         type_, request, channel = frame[0], frame[1], frame[2]
         if type_ == FrameType.CHANNEL_OPEN:
-            if channel in self._channels or channel in self._failed_channels:
+            if channel in self._channels or channel in self._failed_channels | self._closing_channels:
                 self.answer_error(request, ReplyCode.CHANNEL_ERROR, "second CHANNEL_OPEN seen", type_)
             elif not 1 <= channel <= self.channel_max:
                 text = f"channel {channel} is not in the range of 1 to channel_max ({self.channel_max})"
@@ -297,7 +298,13 @@ class ServerConnection(NativeConnection):
             return False
         if type_ == FrameType.CHANNEL_CLOSE:
             del self._channels[channel]
+            self._closing_channels.add(channel)
         return True
+
+    def answer_channel_close(self, request: int, channel: int) -> None:
+        """REPLY to CHANNEL_CLOSE: from now on the number may be used again."""
+        self._closing_channels.discard(channel)
+        self.answer(request)
 
     def answer(self, request: int, *values: Any) -> None:
         """REPLY to a request, if it wants an answer."""

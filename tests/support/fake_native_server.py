@@ -148,6 +148,9 @@ class FakeNativeServer:
         if type_ in self.errors:
             self.protocol.answer_error(request, *self.errors[type_], type_)
             return
+        if type_ is FrameType.CHANNEL_CLOSE:
+            self.protocol.answer_channel_close(request, channel)
+            return
         answer = getattr(self, f"_{type_.name.lower()}", None)
         values = answer(channel, *fields) if answer is not None else ()
         self.protocol.answer(request, *values)

@@ -166,9 +166,14 @@ class TestChannels:
         assert receive(server, (FrameType.CHANNEL_OPEN, 2, 1)) == []
         assert sent(server, Role.SERVER)[0][:3] == [FrameType.ERROR, 2, 504]
 
-    def test_a_closed_number_can_be_opened_again_and_counts_from_1(self, server: ServerConnection) -> None:
+    def test_once_its_close_is_answered_a_number_can_be_opened_again_and_counts_from_1(
+        self, server: ServerConnection
+    ) -> None:
         receive(server, (FrameType.PUBLISH, 1, 1, [ENTRY, ENTRY]), (FrameType.CHANNEL_CLOSE, 2, 1))
-        events = receive(server, (FrameType.CHANNEL_OPEN, 3, 1), (FrameType.PUBLISH, 1, 1, [ENTRY]))
+        assert receive(server, (FrameType.CHANNEL_OPEN, 3, 1)) == []
+        server.data_to_send()
+        server.answer_channel_close(2, 1)
+        events = receive(server, (FrameType.CHANNEL_OPEN, 4, 1), (FrameType.PUBLISH, 1, 1, [ENTRY]))
         assert [event[0] for event in events] == [FrameType.CHANNEL_OPEN, FrameType.PUBLISH]
 
     def test_publish_tags_have_no_gaps(self, server: ServerConnection) -> None:
