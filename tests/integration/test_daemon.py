@@ -10,8 +10,10 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import pika
 import pytest
 from daemon import START_TIMEOUT_S, Daemon
+from pika.exceptions import AMQPError, ProbableAuthenticationError
 
 Serve = Callable[..., tuple[int, str]]
 
@@ -72,6 +74,42 @@ def test_its_metrics_are_about_it(daemon: Daemon) -> None:
     for line in ("leveret_ready 1.0", "leveret_connections 0.0", "leveret_messages_published_total 0.0"):
         assert line in text.splitlines()
     assert "process_resident_memory_bytes" in text
+
+
+def test_its_metrics_follow_traffic(daemon: Daemon) -> None:
+    with pika.BlockingConnection(pika.URLParameters(daemon.amqp_url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare("jobs", durable=True)
+        channel.confirm_delivery()
+        channel.basic_publish("", "jobs", b"body", pika.BasicProperties(delivery_mode=2))
+        lines = get(daemon, "/metrics")[1].splitlines()
+        per_queue = get(daemon, "/metrics/per-object")[1].splitlines()
+    for name in ("connections", "channels", "queues", "messages_ready", "messages_published_total"):
+        assert f"leveret_{name} 1.0" in lines
+    assert "leveret_messages_ready_bytes 4.0" in lines
+    assert "leveret_committed_messages_total 1.0" in lines
+    assert 'leveret_queue_messages_ready{vhost="/",queue="jobs"} 1' in per_queue
+
+
+def test_a_login_is_refused_and_logged_without_the_password(daemon: Daemon) -> None:
+    url = daemon.amqp_url.replace("guest:guest", "guest:hunter2")
+    with pytest.raises(ProbableAuthenticationError, match="Login was refused"):
+        pika.BlockingConnection(pika.URLParameters(url))
+    assert "login of 'guest' refused" in daemon.stderr
+    assert "hunter2" not in daemon.stderr
+
+
+def test_it_is_not_ready_while_it_stops(tmp_path: Path) -> None:
+    """A client that never answers the goodbye keeps the broker in its shutdown grace."""
+    with Daemon(tmp_path / "data", "--shutdown-grace-s", "2") as daemon:
+        connection = pika.BlockingConnection(pika.URLParameters(daemon.amqp_url))
+        daemon.signal("SIGTERM")
+        while (answer := get(daemon, "/readyz"))[0] == 200:
+            pass
+        assert (answer[0], json.loads(answer[1])["error"]) == (503, "not_ready")
+        assert daemon.wait() == 0
+        with pytest.raises(AMQPError):
+            connection.channel()
 
 
 def test_what_it_never_heard_of_is_404(daemon: Daemon) -> None:
