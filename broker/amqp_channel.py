@@ -16,8 +16,8 @@ from leveret.protocol.errors import AmqpError, HardError
 from leveret.protocol.reply_codes import ReplyCode
 
 from .channel import Channel
-from .consumer import Consumer
-from .message import Message, QueuedMessage
+from .delivery import delivered_properties
+from .message import Message
 
 if TYPE_CHECKING:
     from .amqp_session import AmqpSession
@@ -36,16 +36,17 @@ class AmqpChannel:
 
     # What the domain says (`Wire`)
 
-    def deliver(self, consumer: Consumer, delivery_tag: int, copy: QueuedMessage) -> None:
-        message = copy.message
+    def deliver(
+        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
+    ) -> None:
         body = message.body
         self._renderer.deliver(
-            consumer.tag,
+            consumer_tag,
             delivery_tag,
-            copy.redelivered,
+            redelivered,
             message.exchange,
             message.routing_key,
-            message.properties,
+            properties,
             body,
         )
         self._session.buffered(len(body))
@@ -185,7 +186,7 @@ class AmqpChannel:
             routing_key=message.routing_key,
             message_count=got.message_count,
         )
-        self._renderer.method_with_content(reply, message.properties, message.body)
+        self._renderer.method_with_content(reply, delivered_properties(got.copy), message.body)
         self._session.buffered(len(message.body))
         return None
 

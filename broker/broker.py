@@ -15,6 +15,7 @@ from .auth import User
 from .clock import Clock
 from .connection import Connection
 from .counters import Counters
+from .direct_reply import DirectReplies
 from .journal import Journal
 from .services import Services, TimersLike
 from .turn import Turn
@@ -41,6 +42,7 @@ class Broker:
         self.clock = clock
         self.journal = journal
         self.counters = Counters()
+        self.direct_replies = DirectReplies()
         self.turn = Turn(schedule, kick_committer)
         self.connections: dict[Connection, None] = {}
         self.last_sequence = 0  # of the newest message

@@ -16,14 +16,15 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.protocol.amqp.field_table import FieldTable
-from leveret.protocol.amqp.properties import PropertyFacts, read_facts
+from leveret.protocol.amqp.properties import PropertyFacts, read_facts, with_changes
 from leveret.protocol.errors import HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
 from .confirms import Confirms
 from .consumer import Consumer
 from .dead_letter import DeathReason
-from .delivery import enqueue_to
+from .delivery import delivered_properties, enqueue_to
+from .direct_reply import REPLY_TO, ReplyConsumer, is_reply_name
 from .message import Message, QueuedMessage
 from .publish_checks import check_publish
 from .transaction import Kept, Transaction
@@ -83,6 +84,7 @@ class Channel:
         self._channel_prefetch = 0  # over all consumers of the channel; 0: no limit
         self._confirms: Confirms | None = None
         self._transaction: Transaction | None = None
+        self._replies: ReplyConsumer | None = None  # while the channel consumes from direct reply-to
 
     # Exchanges and queues
 
@@ -127,6 +129,10 @@ class Channel:
         arguments: FieldTable,
     ) -> QueueDeclared:
         """An empty name asks for a server-made one; with `passive` it means the last one declared here."""
+        if is_reply_name(name):
+            if not self.connection.direct_replies.has(name):
+                raise SoftError(ReplyCode.NOT_FOUND, f"no queue '{name}' in vhost '{self._vhost.name}'")
+            return QueueDeclared(name, 0, 1)
         queue = self._vhost.declare_queue(
             self._queue_name(name) if passive else name,
             self.connection,
@@ -198,7 +204,12 @@ class Channel:
         facts = read_facts(properties)
         if not facts.plain:
             check_publish(facts, self.connection.user)
-        queues, properties = self._vhost.route_publish(exchange, routing_key, properties, facts)
+            if facts.reply_to == REPLY_TO:
+                properties = self._with_reply_name(properties)
+                facts = read_facts(properties)
+        queues, routed = self._vhost.route_publish(exchange, routing_key, properties, facts)
+        if routed is not properties:  # BCC does not travel on
+            properties, facts = routed, read_facts(routed)
         if self._transaction is not None:
             self._transaction.publishes.append(
                 partial(
@@ -226,6 +237,8 @@ class Channel:
         refused = False
         if queues:
             refused = enqueue_to(message, queues, services)
+        elif not exchange and self.connection.direct_replies.deliver(message):
+            pass  # it went, or would have gone, straight to a channel
         elif mandatory:
             self._counters.returned += 1
             self.wire.return_message(message, ReplyCode.NO_ROUTE, "NO_ROUTE")
@@ -236,6 +249,11 @@ class Channel:
             if refused:
                 confirms.refuse_last()
             self._journal.confirm(self, confirms.last_tag)
+
+    def _with_reply_name(self, properties: bytes) -> bytes:
+        if self._replies is None:
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "fast reply consumer does not exist")
+        return with_changes(properties, reply_to=self._replies.name)
 
     def publish_failed(self) -> None:
         """The newest publish raised and the wire answers it by itself: it gets no confirm."""
@@ -289,8 +307,10 @@ class Channel:
         self, queue: str, consumer_tag: str, *, no_ack: bool, exclusive: bool, arguments: FieldTable
     ) -> str:
         """Start a consumer; returns its tag, made by the broker when none was given."""
-        found = self._find_queue(queue)
         tag = consumer_tag or f"amq.ctag-{self._services.random_name()}"
+        if queue == REPLY_TO:
+            return self._consume_replies(tag, no_ack=no_ack)
+        found = self._find_queue(queue)
         if tag in self.consumers:
             raise HardError(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         if len(self.consumers) >= CONSUMERS_MAX:
@@ -311,8 +331,24 @@ class Channel:
         self._open_for_delivery(found)
         return tag
 
+    def _consume_replies(self, consumer_tag: str, *, no_ack: bool) -> str:
+        if self._replies is not None:
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "reply consumer already set")
+        if not no_ack:
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "reply consumer cannot acknowledge")
+        self._replies = ReplyConsumer(consumer_tag, self._services.random_name(), self)
+        self.connection.direct_replies.add(self._replies)
+        return consumer_tag
+
+    def _stop_replies(self) -> None:
+        if self._replies is not None:
+            self.connection.direct_replies.remove(self._replies)
+            self._replies = None
+
     def cancel(self, consumer_tag: str) -> None:
         """Stop a consumer; its unacked deliveries stay the channel's. An unknown tag is no error."""
+        if self._replies is not None and self._replies.consumer_tag == consumer_tag:
+            self._stop_replies()
         consumer = self.consumers.pop(consumer_tag, None)
         if consumer is not None:
             consumer.queue.remove_consumer(consumer)
@@ -356,14 +392,23 @@ class Channel:
         """The queue hands a copy to one of this channel's consumers."""
         self._delivery_tag = tag = self._delivery_tag + 1
         self._counters.delivered += 1
+        message = copy.message
+        properties = delivered_properties(copy) if copy.delivery_count else message.properties
+        self.wire.deliver(consumer.tag, tag, copy.redelivered, message, properties)
         if consumer.no_ack:
-            self.wire.deliver(consumer, tag, copy)
             copy.queue.settle(copy)
         else:
             self._unacked[tag] = Delivery(copy, consumer)
             self._counted += 1
             consumer.unacked_count += 1
-            self.wire.deliver(consumer, tag, copy)
+
+    def deliver_reply(self, message: Message) -> None:
+        """An answer for this channel's direct reply-to consumer; dropped when it does not read."""
+        if self._replies is not None and self.wire.is_writable():
+            self._counters.delivered += 1
+            self.wire.deliver(
+                self._replies.consumer_tag, self._next_delivery_tag(), False, message, message.properties
+            )
 
     def _next_delivery_tag(self) -> int:
         self._delivery_tag += 1
@@ -493,6 +538,7 @@ class Channel:
             return
         self.is_open = False
         self._journal.forget_channel(self)
+        self._stop_replies()
         if self._transaction is not None:
             self._transaction.rollback()
         consumers, self.consumers = self.consumers, {}

@@ -37,7 +37,7 @@ class Confirms:
         return self.last_tag - self._confirmed
 
     def confirm_up_to(self, tag: int) -> int:
-        """Everything up to this tag is as durable as it asked to be. Returns how many publishes that answers."""
+        """Everything up to this tag is as durable as it asked to be. Returns how many that answers."""
         before = self._confirmed
         while self._answered and self._answered[0][0] <= tag:
             answered, refused = self._answered.popleft()

@@ -23,6 +23,7 @@ class Connection:
         self.name = name  # peer address -> own address, as RabbitMQ names connections
         self.journal = broker.journal
         self.counters = broker.counters
+        self.direct_replies = broker.direct_replies
         self.channels: dict[int, Channel] = {}
         self._broker = broker
 

@@ -18,8 +18,8 @@ from leveret.protocol.native.tags import TagElement
 from leveret.protocol.reply_codes import ReplyCode
 
 from .channel import Channel
-from .consumer import Consumer
-from .message import Message, QueuedMessage
+from .delivery import delivered_properties
+from .message import Message
 
 if TYPE_CHECKING:
     from .native_session import NativeSession
@@ -51,20 +51,21 @@ class NativeChannel:
 
     # What the domain says (`Wire`)
 
-    def deliver(self, consumer: Consumer, delivery_tag: int, copy: QueuedMessage) -> None:
-        message = copy.message
+    def deliver(
+        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
+    ) -> None:
         self._deliveries.append(
             (
-                self._numbers[consumer.tag],
+                self._numbers[consumer_tag],
                 delivery_tag,
-                REDELIVERED if copy.redelivered else 0,
+                REDELIVERED if redelivered else 0,
                 message.exchange,
                 message.routing_key,
-                message.properties,
+                properties,
                 message.body,
             )
         )
-        size = len(message.body) + len(message.properties)
+        size = len(message.body) + len(properties)
         self._deliveries_bytes += size
         self._session.buffered(self, size)
         if self._deliveries_bytes >= DELIVER_BATCH_BYTES or len(self._deliveries) == ENTRIES_MAX:
@@ -247,7 +248,7 @@ class NativeChannel:
             REDELIVERED if copy.redelivered else 0,
             message.exchange,
             message.routing_key,
-            message.properties,
+            delivered_properties(copy),
             message.body,
             got.message_count,
         )

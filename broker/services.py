@@ -21,7 +21,7 @@ class JournalLike(Protocol):
         """These copies of a persistent message lie in durable queues."""
 
     def settle(self, copy: QueuedMessage) -> None:
-        """The copy is gone for good: acked, dropped, expired, dead-lettered or purged. Always safe to call."""
+        """The copy is gone for good: acked, dropped, expired, dead-lettered, purged. Always safe to call."""
 
     def requeue(self, copy: QueuedMessage) -> None:
         """`redelivered` or `delivery_count` of the copy changed. Always safe to call."""

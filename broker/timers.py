@@ -1,4 +1,4 @@
-"""Calls at a later time, for the domain: a thin layer over the loop's timers that counts in `Clock.now_ms`."""
+"""Calls at a later time, for the domain: a layer over the loop's timers, counted in `Clock.now_ms`."""
 
 import asyncio
 from collections.abc import Callable

@@ -2,21 +2,20 @@
 sees bytes.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from leveret.protocol.errors import AmqpError
 
-from .message import Message, QueuedMessage
-
-if TYPE_CHECKING:
-    from .consumer import Consumer
+from .message import Message
 
 
 class Wire(Protocol):
     """One channel's way to its peer. Calls only buffer; the session writes once per turn of the loop."""
 
-    def deliver(self, consumer: "Consumer", delivery_tag: int, copy: QueuedMessage) -> None:
-        """basic.deliver"""
+    def deliver(
+        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
+    ) -> None:
+        """basic.deliver; `properties` are the message's own, or what this delivery adds to them."""
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         """basic.return: a mandatory message that reached no queue"""

@@ -14,9 +14,8 @@ from leveret.broker.broker import DEFAULT_VHOST, Broker
 from leveret.broker.channel import Channel
 from leveret.broker.committer import Committer
 from leveret.broker.connection import Connection
-from leveret.broker.consumer import Consumer
 from leveret.broker.journal import Journal
-from leveret.broker.message import Message, QueuedMessage
+from leveret.broker.message import Message
 from leveret.broker.recovery import recover
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
@@ -50,8 +49,10 @@ class NotingWire:
     closed_by: list[AmqpError] = field(default_factory=list)
     writable: bool = True
 
-    def deliver(self, consumer: Consumer, delivery_tag: int, copy: QueuedMessage) -> None:
-        self.delivered.append(Delivered(consumer.tag, delivery_tag, copy.message.body, copy.redelivered))
+    def deliver(
+        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
+    ) -> None:
+        self.delivered.append(Delivered(consumer_tag, delivery_tag, message.body, redelivered))
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         self.returned.append((message.body, reply_code, reply_text))

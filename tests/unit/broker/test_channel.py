@@ -355,3 +355,65 @@ async def test_closing_a_channel_undoes_its_transaction(broker: WholeBroker, cli
     client.channel.ack(1, multiple=False)
     client.connection.close()
     assert broker.client().drain("q") == [(b"job", True)]
+
+
+# Direct reply-to
+
+REQUEST = encode_properties(BasicProperties(reply_to="amq.rabbitmq.reply-to"))
+
+
+async def reply_name(broker: WholeBroker, client: Client) -> str:
+    """Have a client wait for answers; returns the reply-to that its request arrived with."""
+    client.consume("amq.rabbitmq.reply-to", "answers", no_ack=True)
+    client.declare("requests")
+    client.publish("requests", b"question", properties=REQUEST)
+    got = broker.client().channel.get("requests", no_ack=True)
+    assert got is not None
+    await broker.commit()
+    name = got.copy.message.facts.reply_to
+    assert name is not None
+    assert name.startswith("amq.rabbitmq.reply-to.")
+    return name
+
+
+async def test_an_answer_goes_straight_to_the_channel_that_asked(broker: WholeBroker, client: Client) -> None:
+    name = await reply_name(broker, client)
+    broker.client().channel.publish("", name, True, False, TRANSIENT, b"answer")
+    assert client.wire.delivered == [Delivered("answers", 1, b"answer", redelivered=False)]
+
+
+async def test_an_answer_that_nobody_waits_for_is_dropped_but_counts_as_routed(
+    broker: WholeBroker, client: Client
+) -> None:
+    name = await reply_name(broker, client)
+    client.channel.cancel("answers")
+    replier = broker.client()
+    replier.channel.publish("", name, True, False, TRANSIENT, b"late")
+    assert client.wire.delivered == []
+    assert replier.wire.returned == []
+
+
+async def test_declaring_the_name_tells_whether_somebody_waits(broker: WholeBroker, client: Client) -> None:
+    name = await reply_name(broker, client)
+
+    def declare() -> tuple[str, int, int]:
+        return tuple(  # type: ignore[return-value]  # of the named tuple
+            broker.client().channel.queue_declare(
+                name, passive=True, durable=False, exclusive=False, auto_delete=False, arguments={}
+            )
+        )
+
+    assert declare() == (name, 0, 1)
+    client.connection.close()
+    with pytest.raises(SoftError, match=f"no queue '{name}'"):
+        declare()
+
+
+def test_the_rules_of_direct_reply_to(client: Client) -> None:
+    with pytest.raises(SoftError, match="fast reply consumer does not exist"):
+        client.publish("q", b"", properties=REQUEST)
+    with pytest.raises(SoftError, match="reply consumer cannot acknowledge"):
+        client.consume("amq.rabbitmq.reply-to")
+    client.consume("amq.rabbitmq.reply-to", no_ack=True)
+    with pytest.raises(SoftError, match="reply consumer already set"):
+        client.consume("amq.rabbitmq.reply-to", "another", no_ack=True)
