@@ -91,6 +91,7 @@ class Link:
         if not received:
             raise ConnectionError("the broker closed the connection")
         buffer = self._rest + received
+        self._rest = b""
         at, length = 0, len(buffer)
         while at + 8 <= length:
             kind, _, size = FRAME_HEADER.unpack_from(buffer, at)
@@ -107,9 +108,11 @@ class Link:
         self._socket.close()
 
     def _answer(self) -> Any:
-        """The next method, which must be the only thing that comes."""
+        """The next method. What came behind it (deliveries may) is left for `receive`."""
         for buffer, _, start in self.receive():
-            return frame.unmarshal(buffer[start - 7 :])[2]
+            size, _, method = frame.unmarshal(buffer[start - 7 :])
+            self._rest = buffer[start - 7 + size :]
+            return method
         return self._answer()
 
 
