@@ -89,7 +89,7 @@ class QueueExpiry:
         services: Services,
         expires_ms: int,
         is_consumed: Callable[[], bool],
-        expire: Callable[[], object],
+        expire: Callable[[], None],
     ) -> None:
         self._services = services
         self._expires_ms = expires_ms

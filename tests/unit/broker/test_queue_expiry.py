@@ -6,6 +6,7 @@ from queue_house import FakeChannel, QueueHouse, bodies_ready, consumer_of, drai
 from leveret.broker.dead_letter import DeathReason
 from leveret.broker.expiry import CLEAN_UP_AT
 from leveret.broker.message import CopyState
+from leveret.broker.queue import BURIALS_MAX
 
 
 @pytest.fixture
@@ -129,6 +130,31 @@ def test_one_timer_per_queue_at_the_next_instant(house: QueueHouse) -> None:
     assert bodies_ready(queue) == ["500", "300", "200"]
 
 
+def test_a_backlog_that_expires_at_once_does_not_hold_up_others(house: QueueHouse) -> None:
+    queue = house.queue(message_ttl_ms=10, dead_letter_exchange="", dead_letter_routing_key="dlq")
+    dead_letters = house.queue("dlq")
+    house.publish(queue, *("m" for _ in range(3 * BURIALS_MAX)))
+    house.end_turn()
+    house.clock.advance(10)
+    queue.dispatch()
+    assert queue.message_count == 0, "for everybody they are gone at once"
+    assert 0 < dead_letters.message_count < 3 * BURIALS_MAX
+    assert len(bodies_ready(queue)) + dead_letters.message_count == 3 * BURIALS_MAX
+    house.end_turn()
+    assert dead_letters.message_count == 3 * BURIALS_MAX
+
+
+def test_a_deleted_queue_still_buries_its_dead(house: QueueHouse) -> None:
+    queue = house.queue(message_ttl_ms=10, dead_letter_exchange="", dead_letter_routing_key="dlq")
+    dead_letters = house.queue("dlq")
+    house.publish(queue, *("m" for _ in range(3 * BURIALS_MAX)))
+    house.clock.advance(10)
+    assert queue.delete() == 0
+    assert dead_letters.message_count == 3 * BURIALS_MAX
+    house.end_turn()
+    assert len(house.journal.settled) == 3 * BURIALS_MAX
+
+
 def test_no_timer_is_left_when_nothing_can_expire(house: QueueHouse) -> None:
     queue = house.queue(message_ttl_ms=100)
     house.publish(queue, "1")
@@ -176,6 +202,16 @@ def test_an_idle_queue_expires(house: QueueHouse) -> None:
     assert "q" not in house.vhost.queues
     assert dead_letters.message_count == 0, "queue expiry does not dead-letter"
     assert house.fakes.timers.pending == []
+
+
+def test_a_queue_that_recovery_forgot_does_not_take_its_successor_along(house: QueueHouse) -> None:
+    house.queue(expires_ms=1000)
+    house.advance(500)
+    successor = house.queue(expires_ms=1000)
+    house.advance(999)
+    assert not successor.is_deleted
+    house.advance(1)
+    assert successor.is_deleted
 
 
 def test_get_and_declare_put_the_expiry_off(house: QueueHouse) -> None:
