@@ -83,6 +83,7 @@ class AmqpSession:
         self._events: Iterator[Event] = iter(())
         self._held: list[bytes] | None = None  # output that waits for the commit; input is paused until then
         self._held_channel = 0  # whose method caused that
+        self._is_blocked = False  # by an alarm, for having published: nothing is read
         self._socket_is_writable = True
         self._turn_bytes = 0  # of content that was buffered in this turn
         self._flush_is_requested = False
@@ -114,7 +115,7 @@ class AmqpSession:
             self._wake_channels()
 
     def tick(self, now_s: float) -> None:
-        if not self._protocol.tick(now_s, is_reading=self._held is None):
+        if not self._protocol.tick(now_s, is_reading=self._held is None and not self._is_blocked):
             log.warning(
                 "%s: missed heartbeats from client, timeout: %ds", self._host.name, self._protocol.heartbeat_s
             )
@@ -140,9 +141,11 @@ class AmqpSession:
         self._release()
         self._protocol.send_close(error)
         self._request_flush()
-        if (
-            self._held is not None
-        ):  # the reply it was for is nobody's any more; the peer's close-ok must be read
+        # From here on only the peer's close-ok matters, and it must be read.
+        if self._is_blocked:
+            self._is_blocked = False
+            self._host.resume_input()
+        if self._held is not None:  # the reply it was for is nobody's any more
             self._held = None
             self._host.resume_input()
             self._process()
@@ -195,10 +198,12 @@ class AmqpSession:
     def _process(self) -> None:
         """Handle the events that are left, or as many as come before a hold."""
         channels = self._domain_channels
+        has_published = False
         for event in self._events:
             kind = event[0]
             try:
                 if kind == PUBLISH:
+                    has_published = True
                     _, number, exchange, routing_key, mandatory, immediate, properties, body = event
                     channels[number].publish(exchange, routing_key, mandatory, immediate, properties, body)
                 elif kind == ACK:
@@ -213,6 +218,8 @@ class AmqpSession:
                 self._fail(event, HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
             if self._held is not None:
                 break
+        if has_published and self._broker.alarms.is_active and not self._is_blocked:
+            self._block()
         self._request_flush()
 
     def _handle(self, event: Event) -> None:
@@ -293,6 +300,26 @@ class AmqpSession:
         self._held = None
         self._process()
         self._host.resume_input()
+
+    # Alarms
+
+    def _block(self) -> None:
+        """Read nothing more of a publisher until the alarms are over."""
+        alarms = self._broker.alarms
+        self._is_blocked = True
+        self._host.pause_input()
+        alarms.when_clear(self._unblock)
+        if self.peer_can("connection.blocked"):
+            self._protocol.send_method(0, methods.ConnectionBlocked(reason=alarms.reason))
+
+    def _unblock(self) -> None:
+        if self._connection is None:  # lost or closed meanwhile
+            return
+        self._is_blocked = False
+        self._host.resume_input()
+        if self.peer_can("connection.blocked"):
+            self._protocol.send_method(0, methods.ConnectionUnblocked())
+            self._request_flush()
 
     # The end
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
 
+from .alarms import NO_LIMITS, Alarms, Limits
 from .auth import User
 from .clock import Clock
 from .connection import Connection
@@ -22,6 +23,7 @@ from .turn import Turn
 from .vhost import Vhost
 
 DEFAULT_VHOST = "/"
+CONNECTIONS_MAX = 10_000  # where nobody says otherwise
 QUEUE_ID_MAX = 2**32 - 1  # queue ids are u32 in the log
 
 log = logging.getLogger(__name__)
@@ -38,13 +40,17 @@ class Broker:
         journal: Journal,
         schedule: Callable[[Callable[[], None]], object],
         kick_committer: Callable[[], None],
+        limits: Limits = NO_LIMITS,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.clock = clock
         self.journal = journal
+        self.alarms = Alarms(limits)
         self.counters = Counters()
         self.direct_replies = DirectReplies()
         self.turn = Turn(schedule, kick_committer)
         self.connections: dict[Connection, None] = {}
+        self._connections_max = connections_max
         self.last_sequence = 0  # of the newest message
         self.last_queue_id = 0
         self.services = Services(
@@ -63,6 +69,11 @@ class Broker:
         vhost = self.vhosts.get(name)
         if vhost is None:
             raise HardError(ReplyCode.NOT_ALLOWED, f"vhost {name} not found")
+        if len(self.connections) >= self._connections_max:
+            raise HardError(
+                ReplyCode.NOT_ALLOWED,
+                f"connection refused: node connection limit ({self._connections_max}) is reached",
+            )
         return vhost
 
     def open_connection(self, vhost: Vhost, user: User, name: str) -> Connection:

@@ -392,6 +392,7 @@ class Channel:
         """The queue hands a copy to one of this channel's consumers."""
         self._delivery_tag = tag = self._delivery_tag + 1
         self._counters.delivered += 1
+        self._counters.redelivered += copy.redelivered
         message = copy.message
         properties = delivered_properties(copy) if copy.delivery_count else message.properties
         self.wire.deliver(consumer.tag, tag, copy.redelivered, message, properties)

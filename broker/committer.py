@@ -85,7 +85,11 @@ class Committer:
         with_checkpoint = with_checkpoint or self._bytes_since_checkpoint >= self._checkpoint_every_bytes
         pending = self._prepare_checkpoint(batch) if with_checkpoint else None
         if items:
+            started_s = self._broker.clock.monotonic_s()
             positions = await self._append(items)
+            counters = self._broker.counters
+            counters.commit_seconds.observe(self._broker.clock.monotonic_s() - started_s)
+            counters.commit_messages.observe(batch.messages)
             for blob, position in zip(batch.blobs, positions, strict=True):
                 blob.position = position
                 self._tail.blobs[position] = blob

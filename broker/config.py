@@ -120,6 +120,16 @@ class Config:
         default=64 * MIB,
         metadata=_about("Growth of the log between checkpoints; a start replays up to that much.", minimum=1),
     )
+    memory_high_watermark: float = field(
+        default=0.6,
+        metadata=_about(
+            "Share of the machine's memory above which publishers are blocked.", minimum=0, maximum=1
+        ),
+    )
+    disk_free_limit_bytes: int = field(
+        default=256 * MIB,
+        metadata=_about("Free room on the disk below which publishers are blocked.", minimum=0),
+    )
     shutdown_grace_s: float = field(
         default=30.0,
         metadata=_about("Time for work under way when the broker is told to stop.", minimum=0),

@@ -40,11 +40,14 @@ COUNTED: Mapping[str, tuple[str, str]] = {
     "returned": ("messages_returned", "Mandatory messages that no queue took and that went back."),
     "unroutable": ("messages_unroutable", "Messages that no queue took."),
     "delivered": ("messages_delivered", "Messages pushed to consumers."),
+    "redelivered": ("messages_redelivered", "Messages pushed to consumers not for the first time."),
     "got": ("messages_got", "Messages fetched with basic.get."),
     "acked": ("messages_acked", "Deliveries that were acknowledged."),
     "commits": ("commits", "Group commits: each is one sync of the disk."),
     "committed_messages": ("committed_messages", "Messages made durable by group commits."),
     "committed_bytes": ("committed_bytes", "Bytes appended to the log."),
+    "commit_seconds": ("commit_seconds", "Time from handing a batch to the log until it is durable."),
+    "commit_messages": ("commit_messages", "Messages made durable by one group commit."),
 }
 """For every field of `Counters`: the metric's name without `leveret_` and `_total`, and what it counts."""
 

@@ -1,11 +1,13 @@
-"""The daemon's life: lock the directory, open the log, recover, listen, say that it is ready; and the same
-backwards.
+"""The daemon's life: open the log, recover, listen, say that it is ready; and the same backwards.
 
-Start: lock -> engine -> acquire (fences every earlier owner) -> recover -> committer -> HTTP -> listeners ->
-ready line. Stop (SIGTERM, SIGINT): stop accepting -> let what is under way become durable -> tell clients 320
--> close what is left -> last commit and checkpoint -> close the engine -> exit 0. A second signal ends the
-process at once. A failed commit skips all politeness: nothing more is confirmed, the process exits non-zero,
-the next start recovers.
+Start: engine (which locks the directory) -> HTTP -> acquire (fences every earlier owner) -> recover ->
+committer -> listeners -> ready line.
+
+Stop (SIGTERM, SIGINT): stop accepting -> let what is under way become durable -> tell clients 320 -> close
+what is left -> last commit and checkpoint -> close the engine -> exit 0. A second signal ends it at once.
+
+A failed commit skips all politeness: nothing more is confirmed, the process exits non-zero, the next start
+recovers.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from leveret.storage.engine import EngineError, EngineStats, LogEngine
 from leveret.storage.lmdb import LmdbEngine
 from leveret.storage.memory import MemoryEngine
 
+from .alarms import Limits, disk_free, memory_of_machine, memory_used
 from .auth import Authenticator, User, hash_password
 from .broker import Broker
 from .clock import SystemClock
@@ -95,27 +98,38 @@ class Server:
             journal=journal,
             schedule=loop.call_soon,
             kick_committer=self._kick_committer,
+            limits=Limits(
+                int(config.memory_high_watermark * memory_of_machine()), config.disk_free_limit_bytes
+            ),
+            connections_max=config.connections_max,
         )
+        self._handle_signals(loop)
+        http = HttpServer(config.http_host, config.http_port, broker, self)
+        await http.start()  # before recovery, which may take a while: it is alive, and not ready
+        try:
+            return await self._recover_and_serve(broker, http)
+        finally:
+            self.is_ready = False
+            await http.stop()
+
+    async def _recover_and_serve(self, broker: Broker, http: HttpServer) -> int:
         lease = await self._engine.acquire(GROUP, NODE)
         tail = await recover(self._engine, GROUP, lease, broker)
         # What was recovered lives long: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        self._committer = committer = Committer(self._engine, broker, tail, config.checkpoint_bytes)
+        self._committer = committer = Committer(self._engine, broker, tail, self._config.checkpoint_bytes)
         committing = asyncio.create_task(committer.run(), name="committer")
-        ticking = asyncio.create_task(self._tick(), name="ticker")
-        http = HttpServer(config.http_host, config.http_port, broker, self)
+        ticking = asyncio.create_task(self._tick(broker), name="ticker")
         try:
-            await http.start()
             await self._listen(broker)
-            self._handle_signals(loop)
             self.is_ready = True
-            print(f"ready port={self._port} http_port={http.port} data_dir={config.data_dir}", flush=True)
+            print(
+                f"ready port={self._port} http_port={http.port} data_dir={self._config.data_dir}", flush=True
+            )
             return await self._serve_until_stopped(committer, committing)
         finally:
-            self.is_ready = False
             ticking.cancel()
-            await http.stop()
 
     def _kick_committer(self) -> None:
         if self._committer is not None:  # else recovery is still filling queues
@@ -209,9 +223,14 @@ class Server:
             raise error
         return EXIT_COMMIT_FAILED
 
-    async def _tick(self) -> None:
+    async def _tick(self, broker: Broker) -> None:
         while True:
+            broker.alarms.update(memory_used(), self._disk_free())
             await asyncio.sleep(TICK_S)
             now_s = self._clock.monotonic_s()
             for transport in list(self._transports):
                 transport.tick(now_s)
+
+    def _disk_free(self) -> int:
+        on_disk = self._config.engine != "memory"
+        return disk_free(self._config.data_dir) if on_disk else self._config.disk_free_limit_bytes

@@ -35,6 +35,15 @@ async def test_every_counter_is_shown(broker: FakeBroker) -> None:
             assert found[f"leveret_{COUNTED[counted.name][0]}_total", ()] == value
 
 
+async def test_commits_have_histograms(broker: FakeBroker) -> None:
+    broker.counters.commit_seconds.observe(0.0003)
+    broker.counters.commit_messages.observe(7)
+    found = await aggregated(broker)
+    assert found["leveret_commit_seconds_bucket", (("le", "0.0002"),)] == 0
+    assert found["leveret_commit_seconds_bucket", (("le", "0.0005"),)] == 1
+    assert (found["leveret_commit_messages_sum", ()], found["leveret_commit_messages_count", ()]) == (7, 1)
+
+
 async def test_open_is_opened_less_closed(broker: FakeBroker) -> None:
     broker.counters.connections_opened, broker.counters.connections_closed = 5, 2
     broker.counters.channels_opened, broker.counters.channels_closed = 7, 3
