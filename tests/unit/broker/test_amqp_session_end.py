@@ -1,0 +1,249 @@
+"""An AMQP session: the hold for durable changes, the end of a connection, heartbeats, flow control."""
+
+import pytest
+from amqp_house import House, Peer, close_of
+from amqp_peer import Answer, Content, Heartbeat, publish
+
+from leveret.broker.amqp_session import CLOSE_TIMEOUT_S, LOST_FRAMING_TIMEOUT_S, TURN_OUTPUT_MAX_BYTES
+from leveret.protocol.amqp import methods
+from leveret.protocol.amqp.frames import build_frame, method_frame
+from leveret.protocol.errors import HardError, SoftError
+from leveret.protocol.reply_codes import ReplyCode
+
+GOODBYE = HardError(ReplyCode.CONNECTION_FORCED, "broker forced connection closure with reason 'shutdown'")
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+def peer(house: House) -> Peer:
+    return Peer.with_queue(house)
+
+
+class TestHold:
+    DURABLE = methods.QueueDeclare(queue="d", durable=True)
+    DECLARED = (1, methods.QueueDeclareOk(queue="d", message_count=0, consumer_count=0))
+
+    def test_a_durable_change_is_answered_after_the_commit(self, peer: Peer) -> None:
+        assert peer.ask(1, self.DURABLE, methods.BasicQos()) == []
+        assert peer.host.holds == 1
+        peer.house.commit()
+        assert peer.said() == [self.DECLARED, (1, methods.BasicQosOk())]
+        assert peer.host.holds == 0
+
+    def test_a_transient_change_is_answered_at_once(self, peer: Peer) -> None:
+        assert len(peer.ask(1, methods.QueueDeclare(queue="t"))) == 1
+        assert peer.host.holds == 0
+
+    def test_several_changes_wait_one_after_the_other(self, peer: Peer) -> None:
+        binding = methods.QueueBind(queue="d", exchange="amq.fanout")
+        peer.ask(1, self.DURABLE, binding, methods.TxSelect())
+        peer.house.commit()
+        assert peer.said() == [self.DECLARED]
+        assert peer.host.holds == 1
+        peer.house.commit()
+        assert peer.said() == [(1, methods.QueueBindOk()), (1, methods.TxSelectOk())]
+        assert peer.host.holds == 0
+
+    def test_messages_behind_a_change_wait_too_and_keep_their_order(self, peer: Peer) -> None:
+        frames = method_frame(1, self.DURABLE) + publish(1, b"1", routing_key="d")
+        frames += publish(1, bytes(5000), routing_key="d", frame_max=4096)
+        assert peer.send(frames[:-100]) == []
+        peer.house.commit()
+        peer.said()
+        peer.send(frames[-100:])
+        queue = peer.house.broker.vhosts["/"].queues["d"]
+        assert queue.message_count == 2
+
+    def test_what_others_say_meanwhile_is_not_held(self, peer: Peer) -> None:
+        peer.ask(2, methods.BasicConsume(queue="q", consumer_tag="t"))
+        peer.ask(1, self.DURABLE)
+        other = Peer(peer.house).connect(1)
+        other.send(publish(1, b"x"))
+        peer.house.end_turn()
+        assert isinstance(peer.said()[0][1], methods.BasicDeliver)
+        peer.house.commit()
+        assert peer.said() == [self.DECLARED]
+
+    def test_the_first_get_of_a_durable_queue_waits(self, peer: Peer) -> None:
+        peer.ask(1, self.DURABLE)
+        peer.house.commit()
+        peer.send(publish(1, b"x", routing_key="d"))
+        peer.said()
+        assert peer.ask(1, methods.BasicGet(queue="d")) == []
+        peer.house.commit()
+        assert [type(answer) for _, answer in peer.said()] == [methods.BasicGetOk, Content, Content]
+
+    def test_the_first_delivery_of_a_durable_queue_follows_consume_ok(self, peer: Peer) -> None:
+        peer.ask(1, self.DURABLE)
+        peer.house.commit()
+        peer.send(publish(1, b"x", routing_key="d"))
+        peer.said()
+        assert peer.ask(1, methods.BasicConsume(queue="d", consumer_tag="t")) == []
+        peer.house.end_turn()
+        assert peer.said() == []
+        peer.house.commit()
+        kinds = [type(answer) for _, answer in peer.said()]
+        assert kinds == [methods.BasicConsumeOk, methods.BasicDeliver, Content, Content]
+
+    def test_tx_commit_waits(self, peer: Peer) -> None:
+        peer.ask(1, methods.TxSelect())
+        assert peer.ask(1, methods.TxCommit()) == []
+        peer.house.commit()
+        assert peer.said() == [(1, methods.TxCommitOk())]
+
+    def test_a_connection_lost_meanwhile_says_nothing_more(self, peer: Peer) -> None:
+        peer.ask(1, self.DURABLE, methods.QueueDeclare(queue="never"))
+        peer.session.connection_lost()
+        peer.house.commit()
+        assert peer.said() == []
+        assert "never" not in peer.house.broker.vhosts["/"].queues
+
+    def test_a_broker_that_closes_meanwhile_forgets_the_reply(self, peer: Peer) -> None:
+        frames = method_frame(1, self.DURABLE) + publish(1, b"x") + method_frame(1, methods.TxSelect())
+        assert peer.send(frames) == []
+        peer.session.close(GOODBYE)
+        assert [type(answer) for _, answer in peer.said()] == [methods.ConnectionClose]
+        assert peer.host.holds == 0
+        peer.house.commit()
+        assert peer.said() == []
+        peer.ask(0, methods.ConnectionCloseOk())
+        assert peer.session.is_closed
+        assert peer.house.broker.vhosts["/"].queues["q"].message_count == 0
+
+    def test_a_channel_that_fails_meanwhile_gets_no_reply_after_its_close(self, peer: Peer) -> None:
+        peer.ask(1, self.DURABLE)
+        (connection,) = peer.house.broker.connections
+        connection.channels[1].wire.close_channel(SoftError(ReplyCode.PRECONDITION_FAILED, "timed out"))
+        assert [type(answer) for _, answer in peer.said()] == [methods.ChannelClose]
+        peer.house.commit()
+        assert peer.said() == []
+        assert peer.host.holds == 0
+
+    def test_close_ok_waits_for_what_closing_changed(self, peer: Peer) -> None:
+        fading = methods.QueueDeclare(queue="f", durable=True, auto_delete=True)
+        peer.ask(1, fading)
+        peer.house.commit()
+        peer.ask(1, methods.BasicConsume(queue="f", consumer_tag="t"))
+        peer.house.commit()
+        peer.said()
+        assert peer.ask(0, methods.ConnectionClose(reply_code=200)) == []
+        assert not peer.session.is_closed
+        peer.house.commit()
+        assert peer.said() == [(0, methods.ConnectionCloseOk())]
+        assert peer.session.is_closed
+
+
+class TestTheEnd:
+    def test_the_client_closes(self, peer: Peer) -> None:
+        peer.ask(1, methods.QueueDeclare(queue="own", exclusive=True))
+        said = peer.ask(0, methods.ConnectionClose(reply_code=200, reply_text="bye"))
+        assert said == [(0, methods.ConnectionCloseOk())]
+        assert peer.session.is_closed
+        assert "own" not in peer.house.broker.vhosts["/"].queues
+        assert not peer.house.broker.connections
+
+    def test_the_client_closes_a_channel(self, peer: Peer) -> None:
+        said = peer.ask(1, methods.ChannelClose(reply_code=200), methods.ChannelOpen())
+        assert said == [(1, methods.ChannelCloseOk()), (1, methods.ChannelOpenOk())]
+
+    def test_a_lost_connection_gives_everything_back(self, peer: Peer) -> None:
+        peer.ask(1, methods.QueueDeclare(queue="own", exclusive=True))
+        peer.send(publish(1, b"x"))
+        peer.ask(1, methods.BasicGet(queue="q"))
+        peer.session.connection_lost()
+        peer.session.connection_lost()
+        vhost = peer.house.broker.vhosts["/"]
+        assert "own" not in vhost.queues
+        assert vhost.queues["q"].message_count == 1
+
+    def test_the_broker_closes(self, peer: Peer) -> None:
+        peer.session.close(GOODBYE)
+        peer.session.close(GOODBYE)
+        text = "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"
+        assert peer.said() == [close_of(0, 320, text, (0, 0))]
+        assert peer.send(publish(1, b"late")) == []
+        assert not peer.session.is_closed
+        peer.ask(0, methods.ConnectionCloseOk())
+        assert peer.session.is_closed
+
+    def test_the_broker_closes_a_handshake(self, house: House) -> None:
+        peer = Peer(house)
+        peer.session.close(GOODBYE)
+        assert peer.said() == []
+        assert peer.session.is_closed
+
+    def test_close_ok_is_waited_for_only_so_long(self, peer: Peer) -> None:
+        peer.session.close(GOODBYE)
+        peer.session.tick(100)
+        peer.session.tick(100 + CLOSE_TIMEOUT_S - 0.1)
+        assert peer.host.closes_after_s == []
+        peer.session.tick(100 + CLOSE_TIMEOUT_S)
+        assert peer.host.closes_after_s == [0]
+
+    def test_and_shorter_where_it_could_not_be_read(self, peer: Peer) -> None:
+        ((_, close),) = peer.send(build_frame(1, 1, b"1234")[:-1] + b"!")
+        assert isinstance(close, methods.ConnectionClose)
+        assert close.reply_code == 501
+        peer.session.tick(100)
+        peer.session.tick(100 + LOST_FRAMING_TIMEOUT_S)
+        assert peer.host.closes_after_s == [0]
+
+
+class TestTime:
+    def test_heartbeats_go_out(self, peer: Peer) -> None:
+        for now_s in (0, 29, 31):
+            peer.session.tick(now_s)
+        assert peer.said() == [(0, Heartbeat())]
+
+    def test_a_silent_client_is_dropped_without_a_word(self, peer: Peer) -> None:
+        peer.session.tick(0)
+        peer.session.tick(121)
+        assert peer.host.closes_after_s == [0]
+
+    def test_but_not_while_its_input_is_held(self, peer: Peer) -> None:
+        peer.ask(1, methods.QueueDeclare(queue="d", durable=True))
+        peer.session.tick(0)
+        peer.session.tick(121)
+        assert peer.host.closes_after_s == []
+
+
+class TestFlow:
+    def fill(self, peer: Peer, count: int) -> None:
+        """Publish half a turn's output, several times."""
+        other = Peer(peer.house).connect(1)
+        for _ in range(count):
+            other.send(publish(1, bytes(TURN_OUTPUT_MAX_BYTES // 2)))
+
+    @staticmethod
+    def delivered(said: list[Answer]) -> int:
+        return sum(isinstance(answer, methods.BasicDeliver) for _, answer in said)
+
+    def test_a_turn_delivers_only_so_much_and_the_next_goes_on(self, peer: Peer) -> None:
+        peer.ask(1, methods.BasicConsume(queue="q", consumer_tag="t"))
+        self.fill(peer, 5)
+        counts = []
+        for _ in range(4):
+            peer.house.end_turn()
+            counts.append(self.delivered(peer.said()))
+        assert counts == [2, 2, 1, 0]
+
+    def test_nothing_is_delivered_while_the_socket_is_full(self, peer: Peer) -> None:
+        peer.ask(1, methods.BasicConsume(queue="q", consumer_tag="t"))
+        peer.session.set_writable(False)
+        self.fill(peer, 1)
+        peer.house.end_turn()
+        assert peer.said() == []
+        peer.session.set_writable(True)
+        peer.house.end_turn()
+        assert self.delivered(peer.said()) == 1
+
+    def test_output_outside_of_input_asks_for_a_flush(self, peer: Peer) -> None:
+        peer.ask(1, methods.BasicConsume(queue="q", consumer_tag="t"))
+        self.fill(peer, 1)
+        before = peer.host.flushes
+        peer.house.end_turn()
+        assert peer.host.flushes == before + 1
