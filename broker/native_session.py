@@ -90,8 +90,7 @@ class NativeSession:
             except Exception:
                 log.exception("%s: a frame of type %#04x failed", self._host.name, event[0])
                 self.close(HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
-        if self._protocol.out or self.is_closed:
-            self._host.request_flush()
+        self._host.request_flush()  # also without output: the end of the turn starts the commit
 
     def connection_lost(self) -> None:
         self._is_lost = True

@@ -168,7 +168,10 @@ class TestLogin:
 
 class TestRequests:
     async def test_a_durable_change_is_answered_when_it_is_on_the_disk(self, peer: Peer) -> None:
-        assert peer.request(F.QUEUE_DECLARE, "q", False, True, False, False, {}) == []
+        peer.protocol.send(F.QUEUE_DECLARE, 2, 1, "q", False, True)
+        peer.session.receive_data(b"".join(peer.protocol.data_to_send()))
+        assert peer.host.wants_flush  # the end of the turn starts the commit
+        assert peer.read() == []
         assert await peer.durable() == [[F.REPLY, 2, ["q", 0, 0]]]
 
     async def test_a_waiting_reply_holds_nothing_else_back(self, peer: Peer) -> None:
