@@ -24,6 +24,8 @@ LOAD_MAX_S = 2.0
 START_MAX_S = 1.0
 PAUSE_S = 0.3
 STOP_MAX_S = 0.3
+CHECKPOINT_BYTES = (100_000, 1_000_000, 64_000_000)
+"""One of these per experiment: checkpoints all the time, often, hardly ever."""
 CHECKED = 0.2
 """After so many of the deaths the store is checked before the next start."""
 
@@ -146,6 +148,8 @@ class Experiment:
 
 def run(directory: Path, cycles: int, seed: int, *options: str) -> Outcome:
     """A whole experiment on a new data directory; the history of a bad one is kept beside it."""
+    checkpoint_bytes = Random(seed).choice(CHECKPOINT_BYTES)
+    options = ("--checkpoint-bytes", str(checkpoint_bytes), *options)
     experiment = Experiment(Daemon(directory / "data", *options), seed)
     try:
         outcome = asyncio.run(experiment.run(cycles))
