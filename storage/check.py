@@ -92,7 +92,7 @@ def check_store(path: Path, report: Report) -> None:
         return
     try:
         root = store.check()
-        with store.env.begin() as txn:
+        with store.reading() as txn:
             _Walk(store, txn, root, report).run()
     except EngineError as error:
         report.add(str(error))

@@ -33,6 +33,7 @@ from .engine import (
     Durability,
     EngineError,
     EngineStats,
+    Full,
     Lease,
     Position,
     Revision,
@@ -204,27 +205,45 @@ class LmdbEngine:
 
     def _transact(self, operations: Sequence[Job]) -> Sequence[object]:
         """Run operations in one transaction; what they answer may be told when this returns."""
-        if self._failure is not None:
-            return [self._failure] * len(operations)
         try:
             return self._commit(operations)
-        except lmdb.MapFullError as error:
-            # Nothing was written, not even when the commit itself said so: it saves the free list first.
-            if len(operations) == 1:
-                return [translate(error, self._path)]
-            return [
-                self._transact([operation])[0] for operation in operations
-            ]  # refuse only who does not fit
-        except lmdb.Error as error:
-            self._failure = translate(error, self._path)
-            return [self._failure] * len(operations)
+        except _NoRoom:
+            return [self._transact_in_need(operation) for operation in operations]
 
-    def _commit(self, operations: Sequence[Job]) -> list[object]:
+    def _transact_in_need(self, operation: Job) -> object:
+        """Give an operation that found no room, maybe only for the company it was in, a transaction of its
+        own.
+
+        What a transaction frees can be used by the second one after it, so there must be one in between. All
+        but appends may use the reserve.
+        """
+        try:
+            self._commit([Write.touch], with_reserve=True)
+            return self._commit([operation])[0]
+        except _NoRoom as refusal:
+            full = Full(f"{self._path}: the store is full")
+            if refusal.has_appends:
+                return full
+        try:
+            return self._commit([operation], with_reserve=True)[0]
+        except _NoRoom:
+            return full
+
+    def _commit(self, operations: Sequence[Job], *, with_reserve: bool = False) -> list[object]:
+        """Run operations in one transaction. Raises _NoRoom; any other error ends the engine."""
+        if self._failure is None:
+            try:
+                return self._try_commit(operations, with_reserve)
+            except (lmdb.Error, OSError) as error:
+                self._failure = translate(error, self._path)
+        return [self._failure] * len(operations)
+
+    def _try_commit(self, operations: Sequence[Job], with_reserve: bool) -> list[object]:
         started = time.perf_counter()
         assert self._store is not None
-        txn = self._store.env.begin(write=True)
+        txn = self._store.begin(with_reserve=with_reserve)
+        write = Write(self._store, txn, self._root)
         try:
-            write = Write(self._store, txn, self._root)
             answers = [_answer(operation, write) for operation in operations]
             if not write.changed:
                 txn.abort()
@@ -232,6 +251,9 @@ class LmdbEngine:
             write.put_root()
             if failpoints.armed:
                 failpoints.hit("before_commit")
+        except lmdb.MapFullError as error:
+            txn.abort()
+            raise _NoRoom(write.has_appends) from error
         except BaseException:
             txn.abort()
             raise
@@ -241,8 +263,9 @@ class LmdbEngine:
             txn.commit()
             if failpoints.armed:
                 failpoints.hit("after_commit_before_confirm")
-        except lmdb.MapFullError:
-            raise
+        except lmdb.MapFullError as error:
+            # No doubt here: LMDB saves its free list, which may need a page, before it writes anything.
+            raise _NoRoom(write.has_appends) from error
         except (lmdb.Error, failpoints.InjectedError) as error:
             txn.abort()
             self._failure = Ambiguous(
@@ -285,6 +308,14 @@ class LmdbEngine:
             directory.close()
             raise
         self._directory, self._store = directory, store
+
+
+class _NoRoom(Exception):
+    """A transaction did not fit; nothing was written."""
+
+    def __init__(self, has_appends: bool) -> None:
+        super().__init__()
+        self.has_appends = has_appends
 
 
 def _verify_pages(path: Path) -> None:

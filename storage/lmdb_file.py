@@ -26,6 +26,8 @@ from .lmdb_rows import Stamp
 
 _PAGE_HEADER = struct.Struct("=QHHHH")
 _META = struct.Struct("=IIQQ I44s 48s QQ")
+_LAST_PAGE = struct.Struct("=Q")
+_LAST_PAGE_OFFSET = _PAGE_HEADER.size + 120
 _MAGIC = 0xBEEFC0DE
 _DATA_VERSION = 1
 _FLAG_META = 0x08
@@ -65,6 +67,13 @@ class MetaPages:
         """The CRC of a meta page as it is now."""
         start = number * self.page_bytes + _PAGE_HEADER.size
         return int(google_crc32c.value(self._map[start : start + _META.size]))
+
+    def last_page(self) -> int:
+        """The number of the last page that any transaction used."""
+        return max(
+            int(_LAST_PAGE.unpack_from(self._map, number * self.page_bytes + _LAST_PAGE_OFFSET)[0])
+            for number in (0, 1)
+        )
 
     def check(self) -> tuple[MetaPage, MetaPage]:
         """Both meta pages. Raises Corrupt when they do not fit each other or the file."""

@@ -27,7 +27,7 @@ def read_blobs(
     """
     found: list[tuple[Position, bytes]] = []
     size = 0
-    with store.env.begin() as txn, txn.cursor(db=store.log) as cursor:
+    with store.reading() as txn, txn.cursor(db=store.log) as cursor:
         root, _ = store.read_root(txn)
         end = Position(root.group(group).position if upto is None else upto)
         checkpoint = root.checkpoint(group).position
@@ -52,19 +52,19 @@ def read_blobs(
 
 
 def read_blob(group: int, position: Position, store: Store) -> bytes | None:
-    with store.env.begin() as txn:
+    with store.reading() as txn:
         return txn.get(blob_key(group, position), db=store.log)
 
 
 def read_checkpoint_entry(group: int, store: Store) -> CheckpointEntry | None:
-    with store.env.begin() as txn:
+    with store.reading() as txn:
         return store.read_root(txn)[0].checkpoints.get(group)
 
 
 def read_chunks(group: int, entry: CheckpointEntry, first: int, store: Store) -> list[bytes] | None:
     """Some chunks of a checkpoint from number `first` on, or None when it was replaced since."""
     numbers = range(first, min(first + CHUNKS_PER_COMMIT, chunk_count(entry.length)))
-    with store.env.begin() as txn:
+    with store.reading() as txn:
         if store.read_root(txn)[0].checkpoints.get(group) != entry:
             return None
         chunks = [
@@ -90,7 +90,7 @@ def join_chunks(group: int, entry: CheckpointEntry, chunks: list[bytes]) -> byte
 
 
 def read_meta(key: bytes, store: Store) -> tuple[bytes, Revision] | None:
-    with store.env.begin() as txn:
+    with store.reading() as txn:
         row = txn.get(key, db=store.meta)
     if row is None:
         return None
@@ -99,11 +99,9 @@ def read_meta(key: bytes, store: Store) -> tuple[bytes, Revision] | None:
 
 
 def read_stats(map_bytes: int, last_commit_ms: float, store: Store) -> EngineStats:
-    with store.env.begin() as txn:
-        databases = [txn.stat(db) for db in (store.log, store.checkpoint, store.meta, store.state)]
-    page_bytes = databases[0]["psize"]
-    used = sum(db["branch_pages"] + db["leaf_pages"] + db["overflow_pages"] for db in databases) * page_bytes
-    unused_in_file = (store.env.info()["last_pgno"] + 1) * page_bytes - used
+    with store.reading() as txn:
+        used, allocated = store.used_bytes(txn), (store.path / "data.mdb").stat().st_size
+        blobs = int(txn.stat(store.log)["entries"])
     disk = os.statvfs(store.path)
-    free = min(disk.f_bavail * disk.f_frsize + unused_in_file, map_bytes - used)
-    return EngineStats(used, max(0, free), databases[0]["entries"], last_commit_ms)
+    free = min(disk.f_bavail * disk.f_frsize + allocated, map_bytes) - used
+    return EngineStats(used, max(0, free), blobs, last_commit_ms)

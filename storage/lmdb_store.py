@@ -7,6 +7,9 @@ import errno
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from .blob import chain_hash
 from .directory import DIRECTORY_MODE, FILE_MODE, DataDirectory
 from .engine import Corrupt, EngineError, Full, Unavailable
 from .lmdb_file import MetaPages, sync_path
+from .lmdb_room import Room
 from .lmdb_rows import (
     KEY_ROOT,
     KEY_SUPERBLOCK,
@@ -63,40 +67,66 @@ _DAMAGED = (
 class Store:
     """An open environment and its databases."""
 
-    def __init__(self, path: Path, env: lmdb.Environment, metas: MetaPages | None) -> None:
-        """Use `Store.open`. `metas` is None in a store that is being made."""
+    def __init__(self, path: Path, env: lmdb.Environment, metas: MetaPages, *, create: bool = False) -> None:
+        """Use `Store.open`."""
         self.path = path
         self.env = env
         self._metas = metas
+        self._map_lock = threading.Lock()
+        self._room: Room | None = None  # in a store that is written to
         self.log, self.checkpoint, self.meta, self.state = (
-            env.open_db(name, create=metas is None) for name in _DATABASES
+            env.open_db(name, create=create) for name in _DATABASES
         )
 
     @classmethod
     def open(cls, path: Path, map_bytes: int = MAP_BYTES, *, readonly: bool = False) -> "Store":
         """Open a store that exists. Raises Corrupt or Unavailable; never maps a file that is too short."""
-        metas = read_meta_pages(path)
-        try:
-            env = _open_environment(path, map_bytes, readonly=readonly)
+        with ExitStack() as opened:
+            metas = opened.enter_context(closing(read_meta_pages(path)))
             try:
-                return cls(path, env, metas)
-            except BaseException:
-                env.close()
-                raise
-        except BaseException as error:
-            metas.close()
-            if isinstance(error, lmdb.Error):
+                env = opened.enter_context(_open_environment(path, map_bytes, readonly=readonly))
+                store = cls(path, env, metas)
+                if not readonly:
+                    store._room = Room(path / "data.mdb", metas, env.info()["map_size"], store._set_map_bytes)
+            except lmdb.Error as error:
                 raise translate(error, path) from error
-            raise
+            opened.pop_all()
+        return store
+
+    @property
+    def room(self) -> Room:
+        assert self._room is not None
+        return self._room
 
     def close(self) -> None:
         self.env.close()
-        if self._metas is not None:
-            self._metas.close()
+        self._metas.close()
+        if self._room is not None:
+            self._room.close()
+
+    def begin(self, *, with_reserve: bool) -> "lmdb.Transaction[bytes]":
+        """A write transaction, with room ahead of it."""
+        self.room.begin(with_reserve=with_reserve)
+        return self.env.begin(write=True)
+
+    @contextmanager
+    def reading(self) -> Iterator["lmdb.Transaction[bytes]"]:
+        """A read transaction, while which the map stays where it is."""
+        with self._map_lock, self.env.begin() as txn:
+            yield txn
+
+    def _set_map_bytes(self, map_bytes: int) -> None:
+        with self._map_lock:
+            self.env.set_mapsize(map_bytes)
+
+    def used_bytes(self, txn: Any) -> int:
+        """What the pages in use take (but for LMDB's own free list)."""
+        databases = [txn.stat(db) for db in (self.log, self.checkpoint, self.meta, self.state)]
+        pages = sum(db["branch_pages"] + db["leaf_pages"] + db["overflow_pages"] for db in databases)
+        return int(pages) * self._metas.page_bytes
 
     def stamp(self, txn: Any) -> Stamp:
         """What the root row of this write transaction must say about LMDB's meta pages."""
-        assert self._metas is not None
         number = txn.id()
         return Stamp(number, self._metas.crc((number - 1) % 2))
 
@@ -113,10 +143,9 @@ class Store:
         The cost does not grow with the logs. Raises Corrupt with a sentence for the operator.
         """
         try:
-            with self.env.begin() as txn:
+            with self.reading() as txn:
                 check_superblock(self.path, txn.get(KEY_SUPERBLOCK, db=self.state))
                 root, stamp = self.read_root(txn)
-                assert self._metas is not None
                 self._metas.check_stamp(stamp)
                 for group in root.groups:
                     self._check_end(txn, root, group)
@@ -153,7 +182,7 @@ def create_store(directory: DataDirectory) -> None:
     try:
         env = _open_environment(path, _MAP_BYTES_MIN, readonly=False)
         metas = MetaPages(path / "data.mdb")
-        store = Store(path, env, None)
+        store = Store(path, env, metas, create=True)
         with env.begin(write=True) as txn:
             created = datetime.fromtimestamp((path / "data.mdb").stat().st_mtime, UTC)
             superblock = {
@@ -162,11 +191,8 @@ def create_store(directory: DataDirectory) -> None:
                 "created": created.isoformat(timespec="seconds"),
             }
             txn.put(KEY_SUPERBLOCK, seal(KEY_SUPERBLOCK, json.dumps(superblock).encode()), db=store.state)
-            number = txn.id()
-            stamp = Stamp(number, metas.crc((number - 1) % 2))
-            txn.put(KEY_ROOT, pack_root(Root(), stamp), db=store.state)
-        env.close()
-        metas.close()
+            txn.put(KEY_ROOT, pack_root(Root(), store.stamp(txn)), db=store.state)
+        store.close()
         # LMDB syncs what it commits, but neither the meta pages it began with nor the directory entries.
         sync_path(path / "data.mdb")
         sync_path(path)
@@ -217,13 +243,13 @@ def check_superblock(path: Path, value: bytes | None) -> dict[str, object]:
     return superblock
 
 
-def translate(error: lmdb.Error, path: Path) -> EngineError:
-    """An error of LMDB in the engine's words."""
+def translate(error: lmdb.Error | OSError, path: Path) -> EngineError:
+    """An error of LMDB or of its file, in the engine's words."""
     if isinstance(error, lmdb.MapFullError):
         return Full(f"{path}: the map of the store is full")
     if isinstance(error, _DAMAGED):
         return Corrupt(f"{path}: LMDB finds its file damaged: {error}")
-    return Unavailable(f"{path}: LMDB failed: {error}")
+    return Unavailable(f"{path}: the store cannot be used: {error}")
 
 
 def _open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Environment:

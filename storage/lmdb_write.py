@@ -46,12 +46,17 @@ class Write:
     def __init__(self, store: Store, txn: Any, root: Root) -> None:
         self.root = root.copy()
         self.changed = False
+        self.has_appends = False
         self._store = store
         self._txn = txn
 
     def put_root(self) -> None:
         """The last operation of every transaction that changed something."""
         self._txn.put(KEY_ROOT, pack_root(self.root, self._store.stamp(self._txn)), db=self._store.state)
+
+    def touch(self) -> None:
+        """Change nothing, yet commit."""
+        self.changed = True
 
     def acquire(self, group: int, node: str) -> Lease:
         state = self.root.group(group).acquire()
@@ -63,6 +68,8 @@ class Write:
         return state.lease()
 
     def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
+        self.has_appends = True
+        self._store.room.require(sum(len(item.blob) for item in items))
         return [self._append_one(item) for item in items]
 
     def _append_one(self, item: Append) -> Position | EngineError:

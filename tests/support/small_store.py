@@ -1,6 +1,7 @@
 """A small store with a bit of everything, and what recovery makes of it: for tests that damage it."""
 
 import asyncio
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from log_owner import LogOwner, read_all
 from leveret.storage.blob import chain_hash, decode_blob, iter_records
 from leveret.storage.engine import Corrupt, Position
 from leveret.storage.lmdb import LmdbEngine
+from leveret.storage.lmdb_store import read_meta_pages
 
 MAP_BYTES = 2**30
 
@@ -18,6 +20,11 @@ Recovered = tuple[tuple[Position, bytes] | None, dict[int, bytes], object]
 def make_small_store(path: Path) -> None:
     """Two epochs, blobs of all sizes, a checkpoint with dropped blobs below it, a metadata value."""
     asyncio.run(_make(path))
+    pages = read_meta_pages(path / "log")
+    os.truncate(
+        path / "log" / "data.mdb", (pages.last_page() + 1) * pages.page_bytes
+    )  # without the room behind
+    pages.close()
 
 
 async def _make(path: Path) -> None:
