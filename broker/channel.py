@@ -386,7 +386,7 @@ class Channel:
     def can_take(self, consumer: Consumer) -> bool:
         """Whether the channel-wide limit and the socket leave room for a delivery."""
         limit = self._channel_prefetch
-        return (not limit or self._counted < limit) and self.wire.is_writable()
+        return self.is_open and (not limit or self._counted < limit) and self.wire.is_writable()
 
     def deliver(self, consumer: Consumer, copy: QueuedMessage) -> None:
         """The queue hands a copy to one of this channel's consumers."""
@@ -394,7 +394,7 @@ class Channel:
         self._counters.delivered += 1
         self._counters.redelivered += copy.redelivered
         message = copy.message
-        properties = delivered_properties(copy) if copy.delivery_count else message.properties
+        properties = delivered_properties(copy) if copy.queue.counts_deliveries else message.properties
         self.wire.deliver(consumer.tag, tag, copy.redelivered, message, properties)
         if consumer.no_ack:
             copy.queue.settle(copy)

@@ -116,7 +116,7 @@ def take_image(broker: "Broker") -> tuple[list[dict[str, object]], list[QueueIma
 
 
 def _image(queue: "Queue", copies: Iterable[QueuedMessage]) -> QueueImage:
-    durable = [copy for copy in copies if copy.message.durable_copies is not None]
+    durable = [copy for copy in copies if copy.is_durable]
     durable.sort(key=lambda copy: copy.message.sequence)
     return QueueImage(
         queue.id,

@@ -18,26 +18,28 @@ if TYPE_CHECKING:
 
 
 def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) -> bool:
-    """Put a copy into each queue, tell the journal what must be durable. Returns whether any refused it."""
+    """Put a copy into each queue and tell the journal what must be durable. Returns whether any refused."""
+    persistent = message.facts.persistent
     if len(queues) == 1:  # by far the most usual case
         queue = queues[0]
         copy = queue.enqueue(message)
         if copy is None:
             return True
-        if message.facts.persistent and queue.durable:
+        if queue.durable and (persistent or queue.persists_everything):
             services.journal.publish(message, [copy])
         return False
     copies = [copy for queue in queues if (copy := queue.enqueue(message)) is not None]
-    if message.facts.persistent:
-        durable = [copy for copy in copies if copy.queue.durable]
-        if durable:
-            services.journal.publish(message, durable)
+    durable = [
+        copy for copy in copies if copy.queue.durable and (persistent or copy.queue.persists_everything)
+    ]
+    if durable:
+        services.journal.publish(message, durable)
     return len(copies) < len(queues)
 
 
 def delivered_properties(copy: QueuedMessage) -> bytes:
-    """The property list as a consumer gets it: as published, plus how often it failed (quorum queues)."""
+    """The property list as a consumer gets it: as published, and how often it failed where that is counted."""
     properties = copy.message.properties
-    if copy.delivery_count and copy.queue.counts_deliveries:
+    if copy.queue.counts_deliveries:
         return with_changes(properties, set_headers={"x-delivery-count": Long(copy.delivery_count)})
     return properties

@@ -74,20 +74,21 @@ class Journal:
     # What the domain calls
 
     def publish(self, message: Message, copies: list[QueuedMessage]) -> None:
-        """These copies of a persistent message lie in durable queues."""
+        """These copies of a message must survive a crash; called once per message, with all of them."""
         message.durable_copies = copies
+        for copy in copies:
+            copy.is_durable = True
         self._entries.append(message)
         self.pending_bytes += len(message.body)
 
     def settle(self, copy: QueuedMessage) -> None:
         """The copy is gone for good. Does nothing for a copy that was never to be stored."""
-        message = copy.message
-        copies = message.durable_copies
-        if copies is None or not copy.queue.durable:
+        if not copy.is_durable:
             return
+        message = copy.message
         blob = message.blob
         if blob is None:
-            copies.remove(copy)
+            message.durable_copies.remove(copy)
             return
         blob.live_copies -= 1
         settled = self._settled.get(copy.queue.id)
@@ -98,7 +99,7 @@ class Journal:
 
     def requeue(self, copy: QueuedMessage) -> None:
         """`redelivered` or `delivery_count` of the copy changed."""
-        if copy.message.durable_copies is not None and copy.queue.durable:
+        if copy.is_durable:
             self._requeued.append(copy)
 
     def topology(self, change: dict[str, object]) -> None:
@@ -194,7 +195,6 @@ class _Packer:
 
     def add_message(self, message: Message) -> None:
         copies = message.durable_copies
-        assert copies
         head, body = records.pack_publish(
             message.sequence,
             message.published_at,
@@ -213,4 +213,5 @@ class _Packer:
         self._room -= size
         self._blob.live_copies += len(copies)
         message.blob = self._blob
+        message.durable_copies = []
         self._batch.messages += 1

@@ -51,9 +51,7 @@ class Message:
         self.facts = facts  # what the broker itself must know of the properties
         self.body = body
         # In memory only, written by the journal:
-        self.durable_copies: list[QueuedMessage] | None = (
-            None  # copies to be stored; None for a transient message
-        )
+        self.durable_copies: list[QueuedMessage] = []  # those to be stored; emptied when they are packed
         self.blob: StoredBlob | None = None  # the blob that holds it, once packed into a batch
 
 
@@ -68,7 +66,16 @@ class CopyState(IntEnum):
 class QueuedMessage:
     """One queue's copy of a message. Order within a queue is `message.sequence`, before priorities."""
 
-    __slots__ = ("delivery_count", "expires_at", "message", "priority", "queue", "redelivered", "state")
+    __slots__ = (
+        "delivery_count",
+        "expires_at",
+        "is_durable",
+        "message",
+        "priority",
+        "queue",
+        "redelivered",
+        "state",
+    )
 
     def __init__(self, message: Message, queue: "Queue", expires_at: int | None, priority: int) -> None:
         self.message = message
@@ -76,5 +83,6 @@ class QueuedMessage:
         self.expires_at = expires_at  # ms since the epoch, kept over requeues; None: never
         self.priority = priority  # already capped to the queue's x-max-priority; 0 in a queue without
         self.state = CopyState.READY
+        self.is_durable = False  # written by the journal: the log holds it, or will after the next commit
         self.redelivered = False
         self.delivery_count = 0  # how often a delivery failed (not: was merely handed back with nack)

@@ -74,6 +74,7 @@ class Queue:
         self.auto_delete = auto_delete
         self.arguments = arguments  # as declared
         self.settings = settings
+        self.persists_everything = settings.queue_type == "quorum"  # transient messages, too
         self.is_deleted = False
         self.delivering = False  # the journal's: the log says that copies may be with consumers
         self.may_deliver = True  # the channel's: False until `delivering` is durable
@@ -101,6 +102,7 @@ class Queue:
         self._refuses_surplus = is_limited and settings.overflow in ("reject-publish", "reject-publish-dlx")
         self._drops_surplus = is_limited and not self._refuses_surplus
         self._delivery_limit = _delivery_limit(settings)
+        self.counts_deliveries = self.persists_everything or self._delivery_limit is not None  # for consumers
         self._queue_expiry = (
             None
             if settings.expires_ms is None
@@ -135,11 +137,6 @@ class Queue:
     def active_consumer(self) -> Consumer | None:
         """The one that gets everything, in a queue with single active consumer."""
         return self._consumers.active
-
-    @property
-    def counts_deliveries(self) -> bool:
-        """Whether consumers are told how often a message failed (`x-delivery-count`)."""
-        return self.settings.queue_type == "quorum" or self._delivery_limit is not None
 
     def ready_copies(self) -> Iterator[QueuedMessage]:
         """Everything the queue is responsible for and no channel has, in no useful order."""

@@ -137,7 +137,6 @@ class _Fold:
             publish.body,
         )
         message.blob = stored
-        message.durable_copies = []
         for state in states:
             state.copies[publish.sequence] = _Copy(message, stored)
 
@@ -178,12 +177,10 @@ class _Fold:
             queue = state.queue
             for sequence in sorted(state.copies):
                 copy = state.copies[sequence]
-                message = copy.message
-                copies = message.durable_copies
-                assert copies is not None
                 # A copy of a queue that was delivering may have been with a consumer when the process died.
                 redelivered = copy.redelivered or queue.delivering
-                copies.append(queue.restore(message, redelivered, copy.delivery_count))
+                restored = queue.restore(copy.message, redelivered, copy.delivery_count)
+                restored.is_durable = True
                 copy.blob.live_copies += 1
                 total += 1
         return total

@@ -277,3 +277,17 @@ async def test_a_checkpoint_of_a_later_format_is_refused(engine: MemoryEngine) -
     await engine.checkpoint(GROUP, lease.epoch, found[0], newer)
     with pytest.raises(Corrupt, match="format 99"):
         await restarted(engine)
+
+
+async def test_a_quorum_queue_keeps_transient_messages_too(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    for name, type_ in (("quorum", "quorum"), ("classic", "classic")):
+        client.declare(name, x_queue_type=type_)
+        client.channel.queue_bind(name, "amq.fanout", "", {})
+    client.channel.publish("amq.fanout", "", False, False, TRANSIENT, b"transient")
+    await before.commit()
+    client.channel.queue_purge("classic")
+    after = (await restarted(engine)).client()
+    assert after.drain("quorum") == [(b"transient", False)]
+    assert after.drain("classic") == []
