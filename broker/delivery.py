@@ -38,7 +38,7 @@ def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) 
 
 
 def delivered_properties(copy: QueuedMessage) -> bytes:
-    """The property list as a consumer gets it: as published, and how often it failed where that is counted."""
+    """The property list as a consumer gets it: as published, and how often it failed if that counts."""
     properties = copy.message.properties
     if copy.queue.counts_deliveries:
         return with_changes(properties, set_headers={"x-delivery-count": Long(copy.delivery_count)})

@@ -1,4 +1,4 @@
-"""What a group commit packs: what is still alive, in the order it must be replayed, in blobs of bounded size."""
+"""What a group commit packs: what is still alive, in order of replay, in blobs of bounded size."""
 
 from collections.abc import Callable
 from itertools import count
