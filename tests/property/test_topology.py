@@ -1,4 +1,4 @@
-"""Random histories of a vhost: invariants hold, routes are what a fresh search finds, the log tells it all."""
+"""Random histories of a vhost: invariants hold, routes are what a slow search finds, the log tells it all."""
 
 from typing import Any
 

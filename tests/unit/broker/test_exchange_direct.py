@@ -2,6 +2,9 @@
 
 from small_vhost import SmallVhost
 
+from leveret.broker.binding import Binding
+from leveret.broker.exchanges.direct import DirectExchange
+
 
 def test_a_message_goes_to_the_bindings_with_its_key() -> None:
     house = SmallVhost()
@@ -38,6 +41,16 @@ def test_one_of_two_bindings_under_a_key_can_go() -> None:
     assert house.publish("amq.direct", "k") == ["b"]
     house.unbind("b", "amq.direct", "k")
     assert house.publish("amq.direct", "k") == []
+
+
+def test_keys_are_forgotten_with_their_last_binding() -> None:
+    exchange = DirectExchange("x", "/", durable=False, auto_delete=False, internal=False, arguments={})
+    bindings = [Binding(exchange, exchange, key, {}) for key in ("k", "l")]
+    for binding in bindings:
+        exchange.add_binding(binding)
+    for binding in bindings:
+        exchange.remove_binding(binding)
+    assert exchange._by_key == {}
 
 
 def test_the_default_exchange_finds_queues_by_name() -> None:

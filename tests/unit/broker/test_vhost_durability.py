@@ -136,6 +136,8 @@ def house() -> SmallVhost:
     house.bind("q", "x", "k", {"x-match": "any", "n": Long(5)})
     house.bind("quorum", "amq.topic", "a.#")
     house.bind_exchange("x", "y", "b.*")
+    house.bind("q", "amq.topic", "unbound")
+    house.unbind("q", "amq.topic", "unbound")
     house.queue("gone")
     house.bind("gone", "x", "k")
     house.delete_queue("gone")

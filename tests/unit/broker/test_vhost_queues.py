@@ -1,5 +1,7 @@
 """queue.declare, queue.delete and who may use a queue: checks, texts, and what goes along."""
 
+import gc
+import weakref
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -112,6 +114,12 @@ def test_the_server_makes_up_names() -> None:
     assert len(first.name) == len("amq.gen-") + 22
     assert first.name != second.name
     assert house.queue(first.name, passive=True) is first
+
+
+def test_the_server_makes_up_names_for_classic_queues_only() -> None:
+    text = "Cannot declare a server-named queue for type rabbit_quorum_queue"
+    with refused(ReplyCode.PRECONDITION_FAILED, text):
+        SmallVhost().queue("", durable=False, x_queue_type="quorum")
 
 
 def test_names_with_amq_are_reserved_even_if_they_exist() -> None:
@@ -384,3 +392,24 @@ def test_a_deleted_queue_leaves_nothing_to_a_new_one_of_its_name() -> None:
     assert house.publish("amq.fanout") == []
     house.vhost.delete_exclusive_queues(ME)
     assert "q" in house.vhost.queues
+
+
+def test_nothing_holds_on_to_what_is_gone() -> None:
+    house = SmallVhost()
+    owner = Owner()
+    queue = house.queue("q", owner=owner, exclusive=True)
+    exchange = house.exchange("x")
+    house.vhost.bind_queue("q", "x", "k", {}, owner)
+    house.bind_exchange("amq.fanout", "x", "k")
+    house.publish("x", "k")
+    gone = [weakref.ref(thing) for thing in (owner, queue, exchange)]
+    house.vhost.delete_exclusive_queues(owner)
+    house.delete_exchange("x")
+    house.fakes.turn.marked.clear()
+    del owner, queue, exchange
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None, None]
+
+
+class Owner:
+    """A connection that can be waited for to be forgotten."""

@@ -260,6 +260,16 @@ def test_every_change_of_the_topology_is_seen_at_once() -> None:
         house.publish("x", "k")
 
 
+def test_an_alternate_that_appears_may_know_a_way_at_once() -> None:
+    house = SmallVhost()
+    house.queues("q")
+    house.bind("q", "amq.fanout")
+    house.exchange("x", alternate_exchange="ae")
+    assert house.publish("x", "k") == []
+    house.exchange("ae", alternate_exchange="amq.fanout")
+    assert house.publish("x", "k") == ["q"]
+
+
 def test_a_queue_that_ends_by_itself_is_no_longer_routed_to() -> None:
     house = SmallVhost()
     house.queue("q", x_expires=1000)
