@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.errors import AmqpError, SoftError
-from leveret.protocol.native.connection import ServerConnection
+from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES, ServerConnection
 from leveret.protocol.native.fields import ENTRIES_MAX, MANDATORY, REDELIVERED
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.native.tags import TagElement
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Arguments = dict[str, FieldValue]
 
-DELIVER_BATCH_BYTES = 256 * 1024  # a frame is unpacked in one go: a larger one would stall its consumer
 REFUSED_BY_QUEUE = "a queue refused the message"
 
 
@@ -54,6 +53,9 @@ class NativeChannel:
     def deliver(
         self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
     ) -> None:
+        size = len(message.body) + len(properties) + ENTRY_OVERHEAD_BYTES
+        if self._deliveries_bytes + size > BATCH_BYTES or len(self._deliveries) == ENTRIES_MAX:
+            self._write_deliveries()
         self._deliveries.append(
             (
                 self._numbers[consumer_tag],
@@ -65,11 +67,8 @@ class NativeChannel:
                 message.body,
             )
         )
-        size = len(message.body) + len(properties)
         self._deliveries_bytes += size
         self._session.buffered(self, size)
-        if self._deliveries_bytes >= DELIVER_BATCH_BYTES or len(self._deliveries) == ENTRIES_MAX:
-            self._write_deliveries()
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         self._returned.append((self._publish_tag, reply_code, reply_text))
@@ -117,13 +116,13 @@ class NativeChannel:
             confirmed, self._confirmed = self._confirmed, []
             for start in range(0, len(confirmed), ENTRIES_MAX):
                 send(FrameType.CONFIRM, number, confirmed[start : start + ENTRIES_MAX])
-        if self._deliveries:
-            self._write_deliveries()
+        self._write_deliveries()
 
     def _write_deliveries(self) -> None:
-        self._protocol.send_batch(FrameType.DELIVER, self.number, self._deliveries)
-        self._deliveries = []
-        self._deliveries_bytes = 0
+        if self._deliveries:
+            self._protocol.send_batch(FrameType.DELIVER, self.number, self._deliveries)
+            self._deliveries = []
+            self._deliveries_bytes = 0
 
     # What the client says: one method per request; the result is the values of its REPLY
 

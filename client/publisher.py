@@ -8,6 +8,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES
 from leveret.protocol.native.fields import ENTRIES_MAX, MANDATORY
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.native.tags import TagElement
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 2048  # unconfirmed publishes of a channel: enough for any disk, and a bound for memory
-BATCH_BYTES = 256 * 1024  # of bodies and properties in one frame; the broker unpacks a frame in one go
 
 
 class Publisher:
@@ -56,15 +56,15 @@ class Publisher:
         if self._ended is not None:
             self._slots.release()
             raise self._ended.with_traceback(None)
+        size = len(body) + len(properties) + ENTRY_OVERHEAD_BYTES
+        if self._batch_bytes + size > BATCH_BYTES or len(self._batch) == ENTRIES_MAX:
+            self.write_batch()
+            self._transport.flush()  # which may find that the socket is full
         tag = self._next_tag
         self._next_tag = tag + 1
         self._batch.append((exchange, routing_key, flags, properties, body))
-        self._batch_bytes += len(body) + len(properties)
-        if self._batch_bytes >= BATCH_BYTES or len(self._batch) == ENTRIES_MAX:
-            self.write_batch()
-            self._transport.flush()  # the socket may now say that it is full
-        else:
-            self._transport.request_flush(self._channel)
+        self._batch_bytes += size
+        self._transport.request_flush(self._channel)
         if not self._confirms:
             return
         self._pending[tag] = confirmed = self._loop.create_future()

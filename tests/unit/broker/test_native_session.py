@@ -7,7 +7,6 @@ import pytest
 from whole_broker import PERSISTENT, TRANSIENT, WholeBroker
 
 from leveret.broker.auth import Authenticator, User, hash_password
-from leveret.broker.native_channel import DELIVER_BATCH_BYTES
 from leveret.broker.native_session import (
     CLOSE_TIMEOUT_S,
     HELD_REPLIES_MAX,
@@ -17,7 +16,7 @@ from leveret.broker.native_session import (
 from leveret.broker.session import SessionSettings
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import HardError
-from leveret.protocol.native.connection import ClientConnection, State
+from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES, ClientConnection, State
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
 from leveret.storage.memory import MemoryEngine
@@ -391,7 +390,7 @@ class TestConsume:
         peer.request(F.QUEUE_DECLARE, "t")
         assert peer.request(F.CONSUME, "t", 4)[0][0] == F.REPLY
 
-    async def test_a_large_backlog_comes_in_frames_of_bounded_size_and_turn_by_turn(self, peer: Peer) -> None:
+    async def test_a_large_backlog_comes_in_small_frames_and_turn_by_turn(self, peer: Peer) -> None:
         peer.request(F.QUEUE_DECLARE, "t")
         body = bytes(50_000)
         count = 3 * TURN_OUTPUT_MAX_BYTES // len(body)
@@ -400,12 +399,27 @@ class TestConsume:
         await peer.durable()
         frames = peer.request(F.CONSUME, "t", 1, "", True)[1:]
         per_frame = [len(frame[2]) for frame in frames]
-        assert max(per_frame) == -(-DELIVER_BATCH_BYTES // len(body))
-        assert sum(per_frame) == -(-TURN_OUTPUT_MAX_BYTES // len(body))
+        assert max(per_frame) == BATCH_BYTES // len(body)
+        assert sum(per_frame) == -(
+            -TURN_OUTPUT_MAX_BYTES // (len(body) + ENTRY_OVERHEAD_BYTES + len(TRANSIENT))
+        )
         received = sum(per_frame)
         while frames := peer.exchange():
             received += sum(len(frame[2]) for frame in frames)
         assert received == count
+
+    async def test_the_largest_message_fits_a_frame_whatever_comes_before_it(
+        self, house: WholeBroker
+    ) -> None:
+        peer = Peer(house, message_max=1000).open()
+        peer.request(F.QUEUE_DECLARE, "t")
+        properties = encode_properties(BasicProperties(headers={"k": "v" * 131_000}))
+        small = [entry("t", bytes(1000)) for _ in range(200)]
+        peer.publish(*small)
+        peer.publish(entry("t", bytes(1000), properties=properties), tag=201)
+        frames = peer.request(F.CONSUME, "t", 1, "", True)[1:]
+        assert [frame[0] for frame in frames] == [F.DELIVER] * len(frames)
+        assert sum(len(frame[2]) for frame in frames) == 201
 
     async def test_a_full_socket_gets_nothing_until_it_drains(self, peer: Peer) -> None:
         peer.request(F.QUEUE_DECLARE, "t")

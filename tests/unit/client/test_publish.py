@@ -6,7 +6,7 @@ import pytest
 from fake_native_server import FakeNativeServer
 
 from leveret import ConnectionLost, Message, Nacked, NotFound, PreconditionFailed, Unroutable
-from leveret.client.publisher import BATCH_BYTES, IN_FLIGHT_MAX
+from leveret.client.publisher import IN_FLIGHT_MAX
 from leveret.protocol.native.fields import ENTRIES_MAX
 from leveret.protocol.native.layouts import FrameType
 
@@ -41,17 +41,18 @@ async def test_all_publishes_of_a_turn_leave_as_one_frame_in_one_write() -> None
         assert len(server.socket.writes) == 1
 
 
-async def test_a_batch_that_grows_large_leaves_at_once() -> None:
+async def test_a_batch_that_grows_large_is_split() -> None:
     server = FakeNativeServer()
     async with server.connect() as connection, await connection.channel() as channel:
         await channel.declare_queue("q")
-        body = bytes(BATCH_BYTES // 4)
-        await asyncio.gather(*(channel.publish(Message(body), "q") for _ in range(10)))
-        sizes = [len(frame[3]) for frame in server.of_type(FrameType.PUBLISH)]
-        assert sizes == [4, 4, 2]
+        bodies = [bytes(size) for size in (50_000, 50_000, 50_000, 1_000_000, 10, 10)]
+        await asyncio.gather(*(channel.publish(Message(body), "q") for body in bodies))
+        assert [len(frame[3]) for frame in server.of_type(FrameType.PUBLISH)] == [2, 1, 1, 2]
+        assert [len(body) for *_, body in server.queues["q"]] == [len(body) for body in bodies]
 
 
-async def test_a_batch_has_no_more_entries_than_the_protocol_allows() -> None:
+async def test_a_batch_has_no_more_entries_than_the_protocol_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leveret.client.publisher.BATCH_BYTES", 1 << 30)
     server = FakeNativeServer()
     async with server.connect() as connection:
         channel = await connection.channel(publisher_confirms=False)
@@ -59,6 +60,16 @@ async def test_a_batch_has_no_more_entries_than_the_protocol_allows() -> None:
             await channel.publish(Message(b""), "q")
         await channel.declare_queue("q")
         assert [len(frame[3]) for frame in server.of_type(FrameType.PUBLISH)] == [ENTRIES_MAX, 1]
+
+
+async def test_the_largest_message_fits_a_frame_whatever_was_published_before_it() -> None:
+    server = FakeNativeServer()
+    async with server.connect() as connection, await connection.channel() as channel:
+        await channel.declare_queue("q")
+        largest = Message(bytes(connection.message_max_bytes), headers={"k": "v" * 131_000})
+        await asyncio.gather(
+            *(channel.publish(message, "q") for message in (Message(bytes(100_000)), largest))
+        )
 
 
 async def test_an_unroutable_message_is_raised_with_the_message() -> None:
