@@ -104,9 +104,7 @@ class Connection:
         self._transport.start_heartbeats()
 
     async def close(self) -> None:
-        """Close all channels and say goodbye. What the broker did not confirm yet is not waited for.
-        Idempotent.
-        """
+        """Close all channels and say goodbye; publishes that are not confirmed yet raise. Idempotent."""
         if not self.is_closed:
             self._transport.close()
         if self._end_reason is None:
@@ -117,9 +115,7 @@ class Connection:
                 self._transport.abandon()
 
     async def channel(self, *, publisher_confirms: bool = True) -> Channel:
-        """Open a channel. Without `publisher_confirms`, `publish` does not wait for the broker and may
-        lose.
-        """
+        """Open a channel. Without `publisher_confirms`, `publish` waits for nothing and messages may be lost."""
         self._require_open()
         number = self._free_number()
         channel = Channel(self, self._transport, number, publisher_confirms=publisher_confirms)

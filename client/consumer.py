@@ -103,14 +103,18 @@ class Consumer:
     # What the application calls
 
     async def cancel(self) -> None:
-        """End it: the broker sends no more, and what nobody has taken yet goes back to the queue.
-        Idempotent.
+        """End it: no more is sent, and what nobody has taken yet goes back to the queue. Idempotent.
+
+        Callbacks that are under way are cancelled (but not the one that calls this).
         """
         if self._is_cancelled:
             return
         self._is_cancelled = True
-        for worker in self._workers:
+        others = [worker for worker in self._workers if worker is not asyncio.current_task()]
+        for worker in others:
             worker.cancel()
+        if others:
+            await asyncio.wait(others)
         if self._error is None:
             await self._channel.cancel_consumer(self)
         if not self._channel.is_closed:
@@ -139,7 +143,6 @@ class Consumer:
         try:
             await callback(message)
         except Exception:
-            # Settling it here would be a guess; `async with message.process()` in the callback says what to
-            # do.
+            # Settling it here would be a guess; `message.process()` in the callback says what to do.
             state = "is settled" if message.is_settled else "stays unacked until the channel closes"
             log.exception("the callback of consumer %s failed; its message %s", self.consumer_tag, state)

@@ -62,16 +62,12 @@ class IncomingMessage:
         self._channel.settle_later(self.delivery_tag)
 
     async def nack(self, *, requeue: bool = True) -> None:
-        """Hand it back (`requeue`), or have it dead-lettered or dropped. Does not count as a failed
-        delivery.
-        """
+        """Hand it back (`requeue`), or have it dead-lettered or dropped. It counts as no failed delivery."""
         self._settle("nacked")
         self._channel.nack_later(self.delivery_tag, requeue)
 
     async def reject(self, *, requeue: bool = False) -> None:
-        """It could not be processed: dead-letter or drop it, or requeue it with one failure more on its
-        account.
-        """
+        """It could not be processed: dead-letter or drop it, or requeue it with one more failed delivery."""
         self._settle("rejected")
         self._channel.reject_later(self.delivery_tag, requeue)
 
@@ -96,8 +92,7 @@ class IncomingMessage:
     async def process(
         self, *, requeue: bool = False, reject_on_redelivered: bool = False, ignore_processed: bool = False
     ) -> AsyncIterator["IncomingMessage"]:
-        """Ack it when the block ends well; reject it when the block raises, or hand it back when it is
-        cancelled.
+        """Ack it when the block ends well, reject it when the block raises, hand it back on cancellation.
 
         `requeue`: reject with requeue. `reject_on_redelivered`: but not a second time. `ignore_processed`:
         the block may settle the message itself.
@@ -105,11 +100,12 @@ class IncomingMessage:
         try:
             yield self
         except asyncio.CancelledError:
-            if not self.is_settled:
+            if not self.is_settled and not self._channel.is_closed:
                 await self.nack(requeue=True)
             raise
         except Exception:
-            if not (ignore_processed and self.is_settled):
+            # On a closed channel the broker requeues it anyway; the block's own error is the one to see.
+            if not (ignore_processed and self.is_settled) and not self._channel.is_closed:
                 await self.reject(requeue=requeue and not (reject_on_redelivered and self.redelivered))
             raise
         if not (ignore_processed and self.is_settled):

@@ -18,8 +18,7 @@ class DeliveryMode(IntEnum):
 
 
 class Message:
-    """A body and its properties. Persistent unless told otherwise: a confirm then means that it is on the
-    disk.
+    """A body and its properties. Persistent unless told otherwise: a confirm then means that it is on disk.
 
     `expiration` is a timedelta or a number of seconds, from publishing on. A message may be published any
     number of times; changing its attributes has an effect on later publishes.

@@ -39,8 +39,9 @@ class Publisher:
         self._batch: list[tuple[str, str, int, bytes, bytes]] = []
         self._batch_bytes = 0
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._pending: dict[int, asyncio.Future[LeveretError | None]] = {}  # publish tag -> its outcome
-        self._lowest = 1  # no tag below it is pending
+        self._pending: dict[
+            int, asyncio.Future[LeveretError | None]
+        ] = {}  # publish tag, rising -> its outcome
         self._returned: set[int] = set()  # unroutable; their confirm is still to come
         self._ended: LeveretError | None = None
 
@@ -108,12 +109,19 @@ class Publisher:
         for element in tags:
             if isinstance(element, int):
                 self._settle_one(element, outcome)
-                continue
-            first, last = element
-            for tag in range(max(first, self._lowest), min(last, self._next_tag - 1) + 1):
-                self._settle_one(tag, outcome)
-            if first <= self._lowest:
-                self._lowest = max(self._lowest, last + 1)
+            else:
+                for tag in self._pending_in(*element):
+                    self._settle_one(tag, outcome)
+
+    def _pending_in(self, first: int, last: int) -> list[int]:
+        """What of a range is pending. Tags were put in rising, so a run from the bottom is soon found."""
+        tags = []
+        for tag in self._pending:
+            if tag > last > 0:
+                break
+            if tag >= first:
+                tags.append(tag)
+        return tags
 
     def _settle_one(self, tag: int, outcome: LeveretError | None) -> None:
         confirmed = self._pending.pop(tag, None)

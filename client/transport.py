@@ -1,5 +1,4 @@
-"""The socket side of a client connection: bytes between the loop and `ClientConnection`, one write per loop
-turn.
+"""The socket side of a client connection: bytes between the loop and `ClientConnection`, one write a turn.
 
 `Connection` owns it and hears of frames and of the end through `Listener`. Whoever has something to send
 buffers it and calls `request_flush`; at the end of the turn all of it is collected and written at once.

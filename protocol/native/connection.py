@@ -31,9 +31,7 @@ HANDSHAKE_FRAME_MAX_BYTES = 8192  # before WELCOME, in both directions
 MESSAGE_MAX_BYTES = 16 * 1024 * 1024  # a body
 FRAME_OVERHEAD_BYTES = 256 * 1024  # besides a body: names, and properties that dead lettering made longer
 BATCH_BYTES = 128 * 1024  # of messages in one frame; a larger message goes alone
-ENTRY_OVERHEAD_BYTES = (
-    600  # what a message has in a batch besides properties and body, at most: names and tags
-)
+ENTRY_OVERHEAD_BYTES = 600  # of a message in a batch, besides properties and body, at most: names and tags
 CHANNEL_MAX = 2047
 HEARTBEAT_S = 60
 

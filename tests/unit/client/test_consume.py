@@ -203,6 +203,40 @@ async def test_callbacks_run_side_by_side_up_to_the_concurrency() -> None:
             await queue.consume(callback, concurrency=0)
 
 
+async def test_ending_a_consumer_cancels_its_callbacks_and_hands_their_messages_back() -> None:
+    server = FakeNativeServer()
+    async with server.connect() as connection, await connection.channel() as channel:
+        queue = await filled(channel, 3)
+
+        async def callback(message: IncomingMessage) -> None:
+            async with message.process():
+                await asyncio.Event().wait()
+
+        consumer = await queue.consume(callback, concurrency=2)
+        await turns()
+        await consumer.cancel()
+        await turns()
+        assert server.unacked == {}
+        assert len(server.queues["q"]) == 3
+
+
+async def test_a_callback_may_end_its_own_consumer() -> None:
+    server = FakeNativeServer()
+    async with server.connect() as connection, await connection.channel() as channel:
+        queue = await filled(channel, 2)
+        done = asyncio.Event()
+
+        async def callback(message: IncomingMessage) -> None:
+            await message.ack()
+            await consumer.cancel()
+            done.set()
+
+        consumer = await queue.consume(callback)
+        await done.wait()
+        await turns()
+        assert [body for *_, body in server.queues["q"]] == [b"1"]
+
+
 async def test_a_callback_that_fails_is_logged_and_the_next_message_comes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

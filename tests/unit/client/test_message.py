@@ -128,6 +128,18 @@ class TestProcess:
                     raise asyncio.CancelledError
             assert await settled(server) == [["NACK", [1], True]]
 
+    async def test_shows_the_error_of_the_block_on_a_closed_channel(self, server: FakeNativeServer) -> None:
+        async with server.connect() as connection:
+            channel = await connection.channel()
+            message = await one_message(server, channel)
+            await channel.close()
+            with pytest.raises(ZeroDivisionError):
+                async with message.process():
+                    raise ZeroDivisionError
+            with pytest.raises(asyncio.CancelledError):
+                async with message.process():
+                    raise asyncio.CancelledError
+
     async def test_can_leave_a_settled_message_alone(self, server: FakeNativeServer) -> None:
         async with server.connect() as connection, await connection.channel() as channel:
             async with (await one_message(server, channel)).process(ignore_processed=True) as message:

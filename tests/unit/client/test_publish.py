@@ -123,6 +123,16 @@ async def test_confirms_may_come_in_any_form_and_order() -> None:
         await asyncio.gather(*publishes)
 
 
+async def test_a_range_may_cover_everything() -> None:
+    server = FakeNativeServer(hold_confirms=True)
+    async with server.connect() as connection, await connection.channel() as channel:
+        await channel.declare_queue("q")
+        publishes = [asyncio.create_task(channel.publish(Message(b""), "q")) for _ in range(3)]
+        await turns()
+        server.send(FrameType.CONFIRM, 1, [[0, 0]])
+        await asyncio.gather(*publishes)
+
+
 async def test_only_so_many_are_in_flight_and_the_others_wait_in_order() -> None:
     server = FakeNativeServer(hold_confirms=True)
     async with server.connect() as connection, await connection.channel() as channel:
