@@ -69,9 +69,11 @@ class AmqpChannel:
         self._renderer.nack(publish_tag, multiple)
         self._session.buffered(0)
 
-    def cancel_consumer(self, consumer_tag: str) -> None:
-        if self._session.peer_can("consumer_cancel_notify"):
+    def cancel_consumer(self, consumer_tag: str) -> bool:
+        understood = self._session.peer_can("consumer_cancel_notify")
+        if understood:
             self._send(methods.BasicCancel(consumer_tag=consumer_tag, no_wait=True))
+        return understood
 
     def close_channel(self, error: AmqpError) -> None:
         self._session.fail_channel(self.number, error)

@@ -23,7 +23,10 @@ from .turn import Turn
 from .vhost import Vhost
 
 DEFAULT_VHOST = "/"
-CONNECTIONS_MAX = 10_000  # where nobody says otherwise
+# Where nobody says otherwise:
+CONNECTIONS_MAX = 10_000
+ACK_TIMEOUT_MS = 1_800_000
+
 QUEUE_ID_MAX = 2**32 - 1  # queue ids are u32 in the log
 
 log = logging.getLogger(__name__)
@@ -42,10 +45,12 @@ class Broker:
         kick_committer: Callable[[], None],
         limits: Limits = NO_LIMITS,
         connections_max: int = CONNECTIONS_MAX,
+        ack_timeout_ms: int = ACK_TIMEOUT_MS,
     ) -> None:
         self.clock = clock
         self.journal = journal
         self.alarms = Alarms(limits)
+        self.ack_timeout_ms = ack_timeout_ms  # where neither consumer nor queue has one; 0: none
         self.counters = Counters()
         self.direct_replies = DirectReplies()
         self.turn = Turn(schedule, kick_committer)

@@ -11,6 +11,7 @@ Invariants:
 - Nothing is delivered from a durable queue before its delivery mark is durable (`Journal.delivering`).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,7 @@ from .direct_reply import REPLY_TO, ReplyConsumer, is_reply_name
 from .message import Message, QueuedMessage
 from .publish_checks import check_publish
 from .transaction import Kept, Transaction
+from .unacked import Delivery, Unacked
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -53,13 +55,6 @@ class Got(NamedTuple):
     message_count: int
 
 
-class Delivery(NamedTuple):
-    """A delivery that waits for its ack; `consumer` is None for one that was fetched with get."""
-
-    copy: QueuedMessage
-    consumer: Consumer | None
-
-
 Settlement = Callable[[Mapping[int, Delivery]], None]
 
 
@@ -78,12 +73,13 @@ class Channel:
         self._counters = connection.counters
         self._last_queue: str | None = None  # what an empty queue name means
         self._delivery_tag = 0
-        self._unacked: dict[int, Delivery] = {}
+        self._unacked = Unacked()
         self._counted = 0  # unacked deliveries of consumers: what the channel-wide limit counts
         self._consumer_prefetch = 0  # for consumers started from now on; 0: no limit
         self._channel_prefetch = 0  # over all consumers of the channel; 0: no limit
         self._confirms: Confirms | None = None
         self._transaction: Transaction | None = None
+        self._shortest_ack_timeout_s = math.inf  # of all deliveries that may be unacked
         self._replies: ReplyConsumer | None = None  # while the channel consumes from direct reply-to
 
     # Exchanges and queues
@@ -328,6 +324,7 @@ class Channel:
         )
         found.add_consumer(consumer)
         self.consumers[tag] = consumer
+        self._note_ack_timeout(found, consumer)
         self._open_for_delivery(found)
         return tag
 
@@ -371,6 +368,7 @@ class Channel:
             found.settle(copy)
         else:
             self._unacked[tag] = Delivery(copy, None)
+            self._note_ack_timeout(found, None)
         return Got(tag, copy, found.message_count)
 
     def _open_for_delivery(self, queue: "Queue") -> None:
@@ -382,6 +380,8 @@ class Channel:
             self._journal.delivering(queue, True)
             queue.may_deliver = False
             self._journal.when_durable(partial(_let_deliver, queue))
+        elif not queue.may_deliver:
+            self._journal.changes += 1  # the mark that another channel caused is still on its way
 
     def can_take(self, consumer: Consumer) -> bool:
         """Whether the channel-wide limit and the socket leave room for a delivery."""
@@ -437,28 +437,26 @@ class Channel:
     def ack(self, delivery_tag: int, multiple: bool) -> None:
         if self._transaction is None and not multiple:
             delivery = self._unacked.pop(delivery_tag, None)
-            if delivery is None:
-                raise _unknown_delivery_tag(delivery_tag)
-            self._release((delivery,))
-            self._counters.acked += 1
-            delivery.copy.queue.settle(delivery.copy)
-        else:
-            self._settle(self._take_unacked(delivery_tag, multiple), self._apply_ack)
+            if delivery is not None:
+                self._release((delivery,))
+                self._counters.acked += 1
+                delivery.copy.queue.settle(delivery.copy)
+                return
+        self._settle(self._unacked.take(delivery_tag, multiple), self._apply_ack)
 
     def nack(self, delivery_tag: int, multiple: bool, requeue: bool) -> None:
         """basic.nack; for a requeue it does not count as a failed delivery (RabbitMQ 4's table)."""
         apply = partial(self._apply_requeue, failed=False) if requeue else self._apply_reject
-        self._settle(self._take_unacked(delivery_tag, multiple), apply)
+        self._settle(self._unacked.take(delivery_tag, multiple), apply)
 
     def reject(self, delivery_tag: int, requeue: bool) -> None:
         """basic.reject; a requeue counts as a failed delivery."""
         apply = partial(self._apply_requeue, failed=True) if requeue else self._apply_reject
-        self._settle(self._take_unacked(delivery_tag, False), apply)
+        self._settle(self._unacked.take(delivery_tag, False), apply)
 
     def recover(self) -> None:
         """Requeue everything unacked on this channel."""
-        deliveries = self._unacked
-        self._unacked = {}
+        deliveries = self._unacked.take(0, multiple=True)
         self._release(deliveries.values())
         self._apply_requeue(deliveries, failed=True)
 
@@ -471,37 +469,13 @@ class Channel:
                 Kept(
                     [delivery.copy for delivery in deliveries.values()],
                     partial(self._commit_settlement, deliveries, apply),
-                    partial(self._restore_unacked, deliveries),
+                    partial(self._unacked.restore, deliveries),
                 )
             )
 
     def _commit_settlement(self, deliveries: dict[int, Delivery], apply: Settlement) -> None:
         self._release(deliveries.values())
         apply(deliveries)
-
-    def _restore_unacked(self, deliveries: dict[int, Delivery]) -> None:
-        self._unacked = dict(sorted((self._unacked | deliveries).items()))
-
-    def _take_unacked(self, delivery_tag: int, multiple: bool) -> dict[int, Delivery]:
-        unacked = self._unacked
-        if not multiple:
-            delivery = unacked.pop(delivery_tag, None)
-            if delivery is None:
-                raise _unknown_delivery_tag(delivery_tag)
-            return {delivery_tag: delivery}
-        if delivery_tag == 0:  # 0-9-1 section 1.8.3.13: zero with multiple means all outstanding
-            self._unacked = {}
-            return unacked
-        if delivery_tag not in unacked:
-            raise _unknown_delivery_tag(delivery_tag)
-        taken: dict[int, Delivery] = {}
-        for tag, delivery in unacked.items():  # rising, tags are only ever appended
-            if tag > delivery_tag:
-                break
-            taken[tag] = delivery
-        for tag in taken:
-            del unacked[tag]
-        return taken
 
     def _release(self, deliveries: Iterable[Delivery]) -> None:
         """Give the deliveries' credit back to their consumers and the channel."""
@@ -531,6 +505,46 @@ class Channel:
         for queue, copies in by_queue.items():
             queue.requeue(copies, failed=failed)
 
+    # Consumers that do not ack
+
+    def take_back_overdue(self, now_s: float) -> None:
+        """Requeue what waited too long for its ack, and end the consumers that let it wait.
+
+        RabbitMQ 3.13 closes the whole channel instead; as in 4.3 only a client that cannot be told of a
+        cancelled consumer suffers that here.
+        """
+        overdue = self._unacked.take_overdue(
+            now_s,
+            self._delivery_tag,
+            self._shortest_ack_timeout_s,
+            lambda delivery: self._ack_timeout_s(delivery.copy.queue, delivery.consumer),
+        )
+        if not overdue:
+            return
+        self._release(overdue.values())
+        self._apply_requeue(overdue, failed=False)
+        for delivery in overdue.values():
+            consumer = delivery.consumer
+            if consumer is not None and self.consumers.pop(consumer.tag, None) is not None:
+                consumer.queue.remove_consumer(consumer)
+                if not self.wire.cancel_consumer(consumer.tag):
+                    timeout_s = self._ack_timeout_s(consumer.queue, consumer)
+                    self.wire.close_channel(_ack_timed_out(self.number, timeout_s))
+                    return
+
+    def _ack_timeout_s(self, queue: "Queue", consumer: Consumer | None) -> float:
+        """The consumer's own, else the queue's, else the broker's; 0 means none."""
+        timeout_ms = None if consumer is None else consumer.ack_timeout_ms
+        if timeout_ms is None:
+            timeout_ms = queue.settings.consumer_timeout_ms
+        if timeout_ms is None:
+            timeout_ms = self.connection.ack_timeout_ms
+        return timeout_ms / 1000 or math.inf
+
+    def _note_ack_timeout(self, queue: "Queue", consumer: Consumer | None) -> None:
+        timeout_s = self._ack_timeout_s(queue, consumer)
+        self._shortest_ack_timeout_s = min(self._shortest_ack_timeout_s, timeout_s)
+
     # The end
 
     def close(self) -> None:
@@ -555,5 +569,10 @@ def _let_deliver(queue: "Queue") -> None:
     queue.vhost.services.turn.mark_queue(queue)
 
 
-def _unknown_delivery_tag(delivery_tag: int) -> SoftError:
-    return SoftError(ReplyCode.PRECONDITION_FAILED, f"unknown delivery tag {delivery_tag}")
+def _ack_timed_out(number: int, timeout_s: float) -> SoftError:
+    return SoftError(
+        ReplyCode.PRECONDITION_FAILED,
+        f"delivery acknowledgement on channel {number} timed out. "
+        f"Timeout value used: {timeout_s * 1000:.0f} ms. "
+        "This timeout value can be configured, see consumers doc guide to learn more",
+    )

@@ -120,6 +120,13 @@ class Config:
         default=64 * MIB,
         metadata=_about("Growth of the log between checkpoints; a start replays up to that much.", minimum=1),
     )
+    consumer_timeout_ms: int = field(
+        default=1_800_000,
+        metadata=_about(
+            "Time until a delivery without ack is taken back, where its queue says nothing; 0: for ever.",
+            minimum=0,
+        ),
+    )
     memory_high_watermark: float = field(
         default=0.6,
         metadata=_about(

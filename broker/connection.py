@@ -23,6 +23,7 @@ class Connection:
         self.name = name  # peer address -> own address, as RabbitMQ names connections
         self.journal = broker.journal
         self.counters = broker.counters
+        self.ack_timeout_ms = broker.ack_timeout_ms
         self.direct_replies = broker.direct_replies
         self.channels: dict[int, Channel] = {}
         self._broker = broker
@@ -40,6 +41,12 @@ class Connection:
         if channel is not None:
             channel.close()
             self.counters.channels_closed += 1
+
+    def take_back_overdue(self, now_s: float) -> None:
+        """To be called every now and then: see `Channel.take_back_overdue`."""
+        for channel in list(self.channels.values()):
+            if channel.unacked_count:
+                channel.take_back_overdue(now_s)
 
     def close(self) -> None:
         """Close all channels and delete the exclusive queues. Idempotent."""

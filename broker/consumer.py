@@ -35,6 +35,7 @@ class Consumer:
     """See the module's docstring."""
 
     __slots__ = (
+        "ack_timeout_ms",
         "arguments",
         "channel",
         "exclusive",
@@ -65,7 +66,8 @@ class Consumer:
         self.no_ack = no_ack
         self.exclusive = exclusive
         self.arguments = arguments
-        self.priority = _priority(arguments, queue)
+        self.priority = _integer(arguments, "x-priority", queue) or 0
+        self.ack_timeout_ms = _integer(arguments, "x-consumer-timeout", queue)  # None: the queue's
         self.prefetch_count = prefetch_count  # this consumer's own limit; 0: none
         self.unacked_count = 0  # written by the channel; stays 0 with no_ack
         self.is_blocked = False  # waits for `Queue.consumer_ready`; written by `Consumers`
@@ -76,12 +78,14 @@ class Consumer:
         return (not limit or self.unacked_count < limit) and self.channel.can_take(self)
 
 
-def _priority(arguments: Mapping[str, FieldValue], queue: "Queue") -> int:
-    """The `x-priority` argument: any integer, 0 when absent."""
-    value = arguments.get("x-priority", 0)
+def _integer(arguments: Mapping[str, FieldValue], name: str, queue: "Queue") -> int | None:
+    """An argument that is an integer of any width, if it is there."""
+    if name not in arguments:
+        return None
+    value = arguments[name]
     if not isinstance(value, int) or isinstance(value, bool):
         raise SoftError(
             ReplyCode.PRECONDITION_FAILED,
-            f"invalid arg 'x-priority' for {queue}: \"expected integer, got {field_type_name(value)}\"",
+            f"invalid arg '{name}' for {queue}: \"expected integer, got {field_type_name(value)}\"",
         )
     return value

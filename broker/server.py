@@ -102,6 +102,7 @@ class Server:
                 int(config.memory_high_watermark * memory_of_machine()), config.disk_free_limit_bytes
             ),
             connections_max=config.connections_max,
+            ack_timeout_ms=config.consumer_timeout_ms,
         )
         self._handle_signals(loop)
         http = HttpServer(config.http_host, config.http_port, broker, self)
@@ -230,6 +231,8 @@ class Server:
             now_s = self._clock.monotonic_s()
             for transport in list(self._transports):
                 transport.tick(now_s)
+            for connection in list(broker.connections):
+                connection.take_back_overdue(now_s)
 
     def _disk_free(self) -> int:
         on_disk = self._config.engine != "memory"

@@ -26,8 +26,8 @@ class Wire(Protocol):
     def refuse(self, publish_tag: int, multiple: bool) -> None:
         """basic.nack to a publisher"""
 
-    def cancel_consumer(self, consumer_tag: str) -> None:
-        """basic.cancel from the broker: the consumer is gone"""
+    def cancel_consumer(self, consumer_tag: str) -> bool:
+        """basic.cancel from the broker: the consumer is gone. Returns whether the peer understands that."""
 
     def close_channel(self, error: AmqpError) -> None:
         """The channel failed by itself (not in answer to a method); the session closes it towards the peer"""

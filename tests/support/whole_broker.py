@@ -48,6 +48,7 @@ class NotingWire:
     cancelled: list[str] = field(default_factory=list)
     closed_by: list[AmqpError] = field(default_factory=list)
     writable: bool = True
+    understands_cancel: bool = True
 
     def deliver(
         self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
@@ -63,8 +64,9 @@ class NotingWire:
     def refuse(self, publish_tag: int, multiple: bool) -> None:
         self.confirms.append(("nack", publish_tag, multiple))
 
-    def cancel_consumer(self, consumer_tag: str) -> None:
+    def cancel_consumer(self, consumer_tag: str) -> bool:
         self.cancelled.append(consumer_tag)
+        return self.understands_cancel
 
     def close_channel(self, error: AmqpError) -> None:
         self.closed_by.append(error)

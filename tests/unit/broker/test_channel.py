@@ -417,3 +417,69 @@ def test_the_rules_of_direct_reply_to(client: Client) -> None:
     client.consume("amq.rabbitmq.reply-to", no_ack=True)
     with pytest.raises(SoftError, match="reply consumer already set"):
         client.consume("amq.rabbitmq.reply-to", "another", no_ack=True)
+
+
+# Consumers that do not ack
+
+
+async def with_timeout(broker: WholeBroker, client: Client, timeout_ms: int) -> None:
+    """Two deliveries of a queue with an ack timeout; time starts now."""
+    client.declare("q", x_consumer_timeout=timeout_ms)
+    client.publish("q", b"1", b"2")
+    client.consume("q")
+    await broker.commit()
+    client.connection.take_back_overdue(0.0)
+
+
+async def test_a_delivery_without_ack_is_taken_back_and_its_consumer_ended(
+    broker: WholeBroker, client: Client
+) -> None:
+    await with_timeout(broker, client, 60_000)
+    client.channel.ack(1, multiple=False)
+    client.connection.take_back_overdue(59.0)
+    assert client.wire.cancelled == []
+    client.connection.take_back_overdue(60.0)
+    assert client.wire.cancelled == ["consumer"]
+    assert client.wire.closed_by == []
+    assert broker.client().drain("q") == [(b"2", True)]
+
+
+async def test_the_late_ack_of_what_was_taken_back_is_no_error(broker: WholeBroker, client: Client) -> None:
+    await with_timeout(broker, client, 1_000)
+    client.connection.take_back_overdue(2.0)
+    client.channel.ack(1, multiple=False)
+    with pytest.raises(SoftError, match="unknown delivery tag 1"):
+        client.channel.ack(1, multiple=False)
+    client.channel.nack(2, multiple=True, requeue=False)
+    assert broker.client().drain("q") == [(b"1", True), (b"2", True)]
+
+
+async def test_a_client_that_cannot_be_told_loses_its_channel(broker: WholeBroker, client: Client) -> None:
+    client.wire.understands_cancel = False
+    await with_timeout(broker, client, 1_000)
+    client.connection.take_back_overdue(2.0)
+    (error,) = client.wire.closed_by
+    assert "delivery acknowledgement on channel 1 timed out. Timeout value used: 1000 ms." in str(error)
+
+
+async def test_a_younger_delivery_is_left_alone(broker: WholeBroker, client: Client) -> None:
+    client.channel.qos(0, 1, False)
+    await with_timeout(broker, client, 10_000)
+    client.connection.take_back_overdue(9.0)
+    client.channel.ack(1, multiple=False)
+    broker.end_turn()
+    for now_s in (9.5, 12.0, 19.0):
+        client.connection.take_back_overdue(now_s)
+        assert client.channel.unacked_count == 1
+    client.connection.take_back_overdue(19.5)
+    assert client.channel.unacked_count == 0
+
+
+async def test_the_consumers_own_timeout_comes_first(broker: WholeBroker, client: Client) -> None:
+    client.declare("q", x_consumer_timeout=1_000)
+    client.publish("q", b"1")
+    client.channel.consume("q", "patient", no_ack=False, exclusive=False, arguments={"x-consumer-timeout": 0})
+    await broker.commit()
+    for now_s in (0.0, 10_000.0):
+        client.connection.take_back_overdue(now_s)
+    assert client.channel.unacked_count == 1

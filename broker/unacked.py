@@ -1,0 +1,94 @@
+"""The deliveries of one channel that wait for an ack, by delivery tag, and how long they have waited.
+
+Tags only ever rise, so the mapping is in order of delivery. When a delivery was made is not written down with
+it, for there is one per message: `take_overdue` is called every now and then and notes which tag is the newest.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from leveret.protocol.errors import SoftError
+from leveret.protocol.reply_codes import ReplyCode
+
+from .consumer import Consumer
+from .message import QueuedMessage
+
+
+class Delivery(NamedTuple):
+    """A copy that is with the client; `consumer` is None if it was fetched with get."""
+
+    copy: QueuedMessage
+    consumer: Consumer | None
+
+
+class Unacked(dict[int, Delivery]):
+    """See the module's docstring. The channel owns it and adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marks: deque[tuple[float, int]] = deque()  # (time, newest tag then), both rising
+        self._taken_back: set[int] = set()  # tags of overdue deliveries: a late ack of theirs is no error
+
+    def take(self, delivery_tag: int, multiple: bool) -> dict[int, Delivery]:
+        """Take out what an ack, nack or reject means. Raises 406 for a tag that is not here."""
+        if multiple and delivery_tag == 0:  # 0-9-1 section 1.8.3.13: all outstanding
+            everything = dict(self)
+            self.clear()
+            return everything
+        if delivery_tag not in self and delivery_tag not in self._taken_back:
+            raise unknown_delivery_tag(delivery_tag)
+        if multiple:
+            taken: dict[int, Delivery] = {}
+            for tag, delivery in self.items():
+                if tag > delivery_tag:
+                    break
+                taken[tag] = delivery
+            for tag in taken:
+                del self[tag]
+            return taken
+        if delivery_tag in self._taken_back:
+            self._taken_back.discard(delivery_tag)
+            return {}
+        return {delivery_tag: self.pop(delivery_tag)}
+
+    def restore(self, deliveries: dict[int, Delivery]) -> None:
+        """Put back what `take` took, where it was."""
+        merged = sorted({**self, **deliveries}.items())
+        self.clear()
+        self.update(merged)
+
+    def take_overdue(
+        self, now_s: float, newest_tag: int, shortest_s: float, timeout_s: Callable[[Delivery], float]
+    ) -> dict[int, Delivery]:
+        """Take out the deliveries that have waited for their timeout, never too early, late by up to a call.
+
+        `shortest_s` is the shortest timeout that any of them may have: younger ones are not looked at.
+        """
+        marks = self._marks
+        oldest_tag = next(iter(self), newest_tag + 1)
+        while marks and marks[0][1] < oldest_tag:
+            marks.popleft()
+        if not self:
+            return {}
+        if not marks or marks[-1][1] < newest_tag:
+            marks.append((now_s, newest_tag))
+        overdue: dict[int, Delivery] = {}
+        times = iter(marks)
+        made_before_s, up_to = next(times)
+        for tag, delivery in self.items():
+            while tag > up_to:
+                made_before_s, up_to = next(times)
+            waited_s = now_s - made_before_s
+            if waited_s < shortest_s:
+                break
+            if waited_s >= timeout_s(delivery):
+                overdue[tag] = delivery
+        for tag in overdue:
+            del self[tag]
+            self._taken_back.add(tag)
+        return overdue
+
+
+def unknown_delivery_tag(delivery_tag: int) -> SoftError:
+    return SoftError(ReplyCode.PRECONDITION_FAILED, f"unknown delivery tag {delivery_tag}")
