@@ -53,11 +53,15 @@ class Channel:
 
     async def call(self, request: base.Frame) -> Any:
         """Send a method and return the broker's answer; a get-ok as a `Delivery`. Raises ConnectionLost."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if not self.is_open:
-            raise ConnectionLost("not open")
-        self._answers.append(answer)
         self.send(request)
+        return await self.answer()
+
+    async def answer(self) -> Any:
+        """The broker's next answer. Raises ConnectionLost."""
+        if not self.is_open or self._connection.ended.is_set():
+            raise ConnectionLost("not open")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._answers.append(answer)
         return await answer
 
     def send(self, method: base.Frame) -> None:
@@ -156,10 +160,8 @@ class Connection(asyncio.Protocol):
         """Connect to 127.0.0.1 as guest. Raises OSError or ConnectionLost."""
         _, self = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
         control = self._channels[0]
-        start = asyncio.get_running_loop().create_future()
-        control._answers.append(start)
         self.write(b"AMQP\x00\x00\x09\x01")
-        await start
+        await control.answer()
         capabilities = {"basic.nack": True, "consumer_cancel_notify": True, "publisher_confirms": True}
         properties: Any = {"capabilities": capabilities}
         tune = await control.call(commands.Connection.StartOk(properties, "PLAIN", "\0guest\0guest"))

@@ -24,6 +24,8 @@ LOAD_MAX_S = 2.0
 START_MAX_S = 1.0
 PAUSE_S = 0.3
 STOP_MAX_S = 0.3
+CLIENTS_MAX_S = 30
+"""Clients that have not noticed the end of their broker by then hang."""
 CHECKPOINT_BYTES = (100_000, 1_000_000, 64_000_000)
 """One of these per experiment: checkpoints all the time, often, hardly ever."""
 CHECKED = 0.2
@@ -91,7 +93,7 @@ class Experiment:
         die = self._random.choices(list(self._deaths), list(self._deaths.values()))[0]
         self.outcome.deaths[die.__name__.strip("_")] += 1
         in_order = await die()
-        await working
+        await asyncio.wait_for(working, CLIENTS_MAX_S)
         self.load.journal.add(Stopped() if in_order else Crashed())
         if self._random.random() < CHECKED:
             self._check_store()
