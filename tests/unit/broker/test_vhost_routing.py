@@ -129,6 +129,14 @@ def test_a_missing_alternate_is_no_error() -> None:
     assert house.publish("x", "k") == []
 
 
+def test_the_default_exchange_can_be_an_alternate() -> None:
+    """Beyond RabbitMQ 3.10, which accepts the name and then drops such messages."""
+    house = SmallVhost()
+    house.queues("q")
+    house.exchange("x", alternate_exchange="")
+    assert house.publish("x", "q") == ["q"]
+
+
 def test_a_match_that_leads_nowhere_is_still_a_match() -> None:
     house = SmallVhost()
     house.queues("q")
