@@ -1,7 +1,7 @@
 """The deliveries of one channel that wait for an ack, by delivery tag, and how long they have waited.
 
 Tags only ever rise, so the mapping is in order of delivery. When a delivery was made is not written down with
-it, for there is one per message: `take_overdue` is called every now and then and notes which tag is the newest.
+it, for there is one per message: `take_overdue` is called every now and then and notes the newest tag.
 """
 
 from collections import deque
