@@ -115,7 +115,7 @@ class Connection:
                 self._transport.abandon()
 
     async def channel(self, *, publisher_confirms: bool = True) -> Channel:
-        """Open a channel. Without `publisher_confirms`, `publish` waits for nothing and messages may be lost."""
+        """Open a channel. Without `publisher_confirms`, `publish` does not wait and messages may be lost."""
         self._require_open()
         number = self._free_number()
         channel = Channel(self, self._transport, number, publisher_confirms=publisher_confirms)
