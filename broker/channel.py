@@ -14,7 +14,7 @@ Invariants:
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leveret.protocol.amqp.field_table import FieldTable
 from leveret.protocol.amqp.properties import PropertyFacts, read_facts, with_changes
@@ -198,22 +198,25 @@ class Channel:
         if immediate:
             raise HardError(ReplyCode.NOT_IMPLEMENTED, "immediate=true")
         facts = read_facts(properties)
+        queues, routed = self._vhost.route_publish(exchange, routing_key, properties, facts)
         if not facts.plain:
             check_publish(facts, self.connection.user)
             if facts.reply_to == REPLY_TO:
-                properties = self._with_reply_name(properties)
-                facts = read_facts(properties)
-        queues, routed = self._vhost.route_publish(exchange, routing_key, properties, facts)
-        if routed is not properties:  # BCC does not travel on
-            properties, facts = routed, read_facts(routed)
+                routed = self._with_reply_name(routed)
+            if routed is not properties:  # BCC does not travel on, either
+                properties, facts = routed, read_facts(routed)
         if self._transaction is not None:
             self._transaction.publishes.append(
                 partial(
-                    self._deliver_publish, queues, exchange, routing_key, mandatory, properties, facts, body
+                    self._commit_publish, queues, exchange, routing_key, mandatory, properties, facts, body
                 )
             )
         else:
             self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
+
+    def _commit_publish(self, queues: "Sequence[Queue]", *publish: Any) -> None:
+        """A kept publish goes to those of its queues that are still there."""
+        self._deliver_publish([queue for queue in queues if not queue.is_deleted], *publish)
 
     def _deliver_publish(
         self,

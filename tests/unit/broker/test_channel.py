@@ -483,3 +483,9 @@ async def test_the_consumers_own_timeout_comes_first(broker: WholeBroker, client
     for now_s in (0.0, 10_000.0):
         client.connection.take_back_overdue(now_s)
     assert client.channel.unacked_count == 1
+
+
+def test_a_missing_exchange_is_noticed_before_anything_in_the_properties(client: Client) -> None:
+    wrong = encode_properties(BasicProperties(expiration="soon", user_id="eve"))
+    with pytest.raises(SoftError, match="no exchange 'nowhere'"):
+        client.channel.publish("nowhere", "", False, False, wrong, b"")
