@@ -76,7 +76,7 @@ def _death_table(copy: QueuedMessage, reason: DeathReason, headers: FieldTable, 
     cc = headers.get("CC")
     routing_keys: list[FieldValue] = [message.routing_key]
     if isinstance(cc, list):
-        routing_keys += cc
+        routing_keys += [key for key in cc if isinstance(key, str)]  # what else is there routed nothing
     table: FieldTable = {
         "count": Long(1),
         "reason": reason.value,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .queue import Queue
 
+MESSAGE_OVERHEAD_BYTES = 512  # what a message takes besides its body and properties, roughly
+
 
 class StoredBlob:
     """One blob of the log that may hold live copies; made when a batch is packed, shared by its messages."""
@@ -64,7 +66,7 @@ class Journal:
         self.changes = 0
         """Counts topology changes, delivery marks and transactions: replies to these wait for the commit."""
         self.pending_bytes = 0
-        """Bodies waiting for a commit, for back-pressure."""
+        """About how much memory waits for a commit, for back-pressure."""
         self._entries: list[Message | bytes] = []
         self._requeued: list[QueuedMessage] = []
         self._settled: dict[int, list[int]] = {}
@@ -79,7 +81,7 @@ class Journal:
         for copy in copies:
             copy.is_durable = True
         self._entries.append(message)
-        self.pending_bytes += len(message.body)
+        self.pending_bytes += len(message.body) + len(message.properties) + MESSAGE_OVERHEAD_BYTES
 
     def settle(self, copy: QueuedMessage) -> None:
         """The copy is gone for good. Does nothing for a copy that was never to be stored."""

@@ -17,6 +17,7 @@ from .terms import quote, show_bare, to_term
 
 EXPIRY_MAX_MS = 315_360_000_000  # ten years
 PRIORITY_MAX = 255
+ROUTING_KEY_MAX_BYTES = 255  # a short string on the wire (0-9-1 section 4.2.5.3)
 
 _INTEGER_TYPES = frozenset(
     ("byte", "short", "signedint", "long", "unsignedbyte", "unsignedshort", "unsignedint")
@@ -217,7 +218,10 @@ def _one_of(words: tuple[str, ...], fault: str) -> Check:
 def _dead_letter_key(value: FieldValue, arguments: Arguments) -> str | None:
     if not _is_string(value):
         return _unacceptable(value)
-    return None if _DLX in arguments else "routing_key_but_no_dlx_defined"
+    if _DLX not in arguments:
+        return "routing_key_but_no_dlx_defined"
+    key = _text(arguments, "x-dead-letter-routing-key") or ""
+    return None if len(key.encode()) <= ROUTING_KEY_MAX_BYTES else "routing_key_too_long"
 
 
 def _queue_version(value: FieldValue, arguments: Arguments) -> str | None:

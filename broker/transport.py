@@ -71,10 +71,12 @@ class Transport(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_handshake_timer()
         self._socket = None
-        if self.session is not None:
-            self.session.connection_lost()
-        self._settings.broker.turn.wake()
-        self._on_close(self)
+        try:
+            if self.session is not None:
+                self.session.connection_lost()
+        finally:
+            self._settings.broker.turn.wake()
+            self._on_close(self)
 
     def pause_writing(self) -> None:
         if self.session is not None:
@@ -132,7 +134,12 @@ class Transport(asyncio.Protocol):
         session, socket = self.session, self._socket
         if session is None or socket is None:
             return
-        output = session.take_output()
+        try:
+            output = session.take_output()
+        except Exception:  # a bug; what was lost of the output makes the rest worthless
+            log.exception("%s: the output could not be made", self.name)
+            self.abort()
+            return
         if output:
             socket.write(output[0] if len(output) == 1 else b"".join(output))
         if session.is_established:

@@ -5,6 +5,7 @@ consumers, the committer is told that there is work, and every marked session wr
 go.
 """
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 DISPATCH_ROUNDS_MAX = (
     100  # dead lettering can mark queues while queues are dispatched; the rest waits for the next turn
 )
+
+log = logging.getLogger(__name__)
 
 
 class Flushable(Protocol):
@@ -60,7 +63,10 @@ class Turn:
                 break
             queues, self._queues = self._queues, {}
             for queue in queues:
-                queue.dispatch()
+                try:
+                    queue.dispatch()
+                except Exception:  # a bug, but of one queue: the others must go on
+                    log.exception("%s could not do what was due", queue)
         else:
             self.wake()
         self._kick_committer()

@@ -30,7 +30,8 @@ class FakeVhost:
     def route(self, exchange_name: str, routing_key: str, facts: PropertyFacts) -> Sequence[Queue]:
         keys = [routing_key]
         if facts.headers is not None:
-            keys += decode_table(facts.headers).get("CC", [])  # type: ignore[arg-type]  # tests send lists
+            cc = decode_table(facts.headers).get("CC")
+            keys += [key for key in cc if isinstance(key, str)] if isinstance(cc, list) else []
         if exchange_name == "":
             names = keys
         else:

@@ -13,7 +13,7 @@ from leveret.broker.dead_letter import DeathReason, dead_letter
 from leveret.broker.delivery import enqueue_to
 from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.queue import Queue
-from leveret.protocol.amqp.field_table import FieldTable, Long, field_type_name
+from leveret.protocol.amqp.field_table import DEPTH_MAX, FieldTable, FieldValue, Long, field_type_name
 from leveret.protocol.amqp.properties import (
     BasicProperties,
     PropertyFacts,
@@ -182,6 +182,19 @@ def test_cc_goes_along_without_a_dead_letter_routing_key(house: QueueHouse) -> N
         assert "BCC" not in headers
         [death] = deaths_of(only_message(dead_letters))
         assert death["routing-keys"] == ["q", "copy"]
+
+
+def test_of_cc_only_the_strings_become_history(house: QueueHouse) -> None:
+    deep: FieldValue = "deep"
+    for _ in range(DEPTH_MAX - 2):
+        deep = [deep]
+    queue = house.queue(dead_letter_exchange="dlx")
+    house.vhost.exchanges["dlx"] = {"q": ["dead"]}
+    dead_letters = house.queue("dead")
+    house.publish(queue, "1", headers={"CC": [deep, "copy"]})
+    reject(queue)
+    [death] = deaths_of(only_message(dead_letters))
+    assert death["routing-keys"] == ["q", "copy"]
 
 
 def test_a_dead_letter_routing_key_takes_the_place_of_all_keys(house: QueueHouse) -> None:

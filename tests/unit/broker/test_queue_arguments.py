@@ -162,6 +162,13 @@ def test_single_active_consumer_is_a_bool(value: FieldValue) -> None:
 # --- values -------------------------------------------------------------------------------------------
 
 
+def test_a_dead_letter_routing_key_must_fit_a_short_string() -> None:
+    assert parse(DLX | {"x-dead-letter-routing-key": "é" * 127}).dead_letter_routing_key == "é" * 127
+    text = f"invalid arg 'x-dead-letter-routing-key' for {QUEUE}: routing_key_too_long"
+    with refused(ReplyCode.PRECONDITION_FAILED, text):
+        parse(DLX | {"x-dead-letter-routing-key": "é" * 128})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
