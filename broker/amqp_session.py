@@ -218,7 +218,7 @@ class AmqpSession:
                 self._fail(event, HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
             if self._held is not None:
                 break
-        if has_published and self._broker.alarms.is_active and not self._is_blocked:
+        if has_published and self._connection and self._broker.alarms.is_active and not self._is_blocked:
             self._block()
         self._request_flush()
 

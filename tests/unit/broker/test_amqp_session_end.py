@@ -4,6 +4,7 @@ import pytest
 from amqp_house import House, Peer, close_of
 from amqp_peer import Answer, Content, Heartbeat, publish
 
+from leveret.broker.alarms import Alarms, Limits
 from leveret.broker.amqp_session import CLOSE_TIMEOUT_S, LOST_FRAMING_TIMEOUT_S, TURN_OUTPUT_MAX_BYTES
 from leveret.protocol.amqp import methods
 from leveret.protocol.amqp.frames import build_frame, method_frame
@@ -191,6 +192,43 @@ class TestTheEnd:
         peer.session.tick(100)
         peer.session.tick(100 + LOST_FRAMING_TIMEOUT_S)
         assert peer.host.closes_after_s == [0]
+
+
+class TestAlarms:
+    @pytest.fixture
+    def alarmed(self, house: House) -> House:
+        house.broker.alarms = Alarms(Limits(memory_bytes=100, disk_free_bytes=0))
+        house.broker.alarms.update(memory_bytes=200, disk_free_bytes=1)
+        return house
+
+    @pytest.mark.parametrize("can", [True, False])
+    def test_the_first_publish_blocks_and_the_end_of_the_alarm_unblocks(
+        self, alarmed: House, can: bool
+    ) -> None:
+        peer = Peer(alarmed).connect(1, capabilities={"connection.blocked": can})
+        assert len(peer.ask(1, methods.QueueDeclare(queue="q"))) == 1
+        said = peer.send(publish(1, b"1") + publish(1, b"2"))
+        assert said == ([(0, methods.ConnectionBlocked(reason="low on memory"))] if can else [])
+        assert peer.host.holds == 1
+        assert alarmed.broker.vhosts["/"].queues["q"].message_count == 2
+        alarmed.broker.alarms.update(memory_bytes=0, disk_free_bytes=1)
+        assert peer.said() == ([(0, methods.ConnectionUnblocked())] if can else [])
+        assert peer.host.holds == 0
+
+    def test_a_closing_connection_is_still_read(self, alarmed: House) -> None:
+        peer = Peer(alarmed).connect(1)
+        peer.send(publish(1, b"x", immediate=True))
+        assert peer.host.holds == 0
+        peer.ask(0, methods.ConnectionCloseOk())
+        assert peer.session.is_closed
+
+    def test_a_blocked_connection_that_is_closed_is_read_again(self, alarmed: House) -> None:
+        peer = Peer(alarmed).connect(1)
+        peer.send(publish(1, b"x"))
+        peer.session.close(GOODBYE)
+        assert peer.host.holds == 0
+        alarmed.broker.alarms.update(memory_bytes=0, disk_free_bytes=1)
+        assert peer.host.holds == 0
 
 
 class TestTime:
