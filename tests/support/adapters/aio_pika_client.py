@@ -10,13 +10,14 @@ from aio_pika.abc import AbstractIncomingMessage
 from aiormq import exceptions
 
 from .face import (
+    NO_PROPERTIES,
+    Arguments,
     Client,
     ClientChannel,
     ClosedByBroker,
     ConnectionLost,
     Consumer,
     Delivery,
-    HeaderValue,
     Properties,
     PublishRefused,
     QueueState,
@@ -24,7 +25,6 @@ from .face import (
 )
 
 T = TypeVar("T")
-Arguments = dict[str, HeaderValue] | None
 
 # aiormq keeps the reply text and says the code by the class of the exception.
 _CODES: dict[type[BaseException], int] = {
@@ -72,6 +72,9 @@ class AioPikaClient(Client):
     # aio_pika.Message has no cluster_id, and always sends a delivery mode, a priority and a header table.
     unspeakable = frozenset({"cluster_id"})
     tells_absent_from_empty = False
+    unspeakable_headers = frozenset({bytes})
+    checks_names = True
+    tells_why_open_failed = False
     # Returned messages are only matched with publishes that wait for a confirm.
     returns_without_confirms = False
 
@@ -130,9 +133,12 @@ def _message(body: bytes, properties: Properties) -> aio_pika.Message:
     )
 
 
+def _seconds(timestamp: object) -> int | None:
+    return int(timestamp.replace(tzinfo=UTC).timestamp()) if isinstance(timestamp, datetime) else None
+
+
 def _delivery(message: AbstractIncomingMessage) -> Delivery:
     expiration = message.expiration
-    timestamp = message.timestamp
     return Delivery(
         body=message.body,
         exchange=message.exchange or "",
@@ -149,9 +155,7 @@ def _delivery(message: AbstractIncomingMessage) -> Delivery:
             reply_to=message.reply_to,
             expiration=f"{expiration * 1000:.0f}" if isinstance(expiration, float) else None,
             message_id=message.message_id,
-            timestamp=int(timestamp.replace(tzinfo=UTC).timestamp())
-            if isinstance(timestamp, datetime)
-            else None,
+            timestamp=_seconds(message.timestamp),
             type=message.type,
             user_id=message.user_id,
             app_id=message.app_id,
@@ -260,7 +264,7 @@ class AioPikaChannel(ClientChannel):
         *,
         exchange: str = "",
         routing_key: str = "",
-        properties: Properties = Properties(),
+        properties: Properties = NO_PROPERTIES,
         mandatory: bool = False,
     ) -> None:
         target = (

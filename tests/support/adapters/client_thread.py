@@ -1,7 +1,7 @@
 """A thread that owns one connection of a blocking client library.
 
-Such libraries are not thread-safe, and read the socket only when asked to. So everything happens in one thread: it runs
-the calls that come in, one at a time, and pumps the library's events in between. Created and stopped by an adapter.
+Such libraries are not thread-safe, and read the socket only when asked to. So all happens in one thread:
+it runs the calls that come in, and pumps the library's events in between. Adapters create and stop it.
 """
 
 import asyncio
@@ -18,13 +18,14 @@ PUMP_S = 0.005
 
 
 class ClientThread:
-    """Runs calls, and between them `pump`, which reads events for up to PUMP_S seconds; when it raises, it is over."""
+    """Runs calls, and between them `pump`, which reads events for up to PUMP_S seconds, until it raises."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pumping = False  # only the thread looks at it
+        self.stopped = False
         self.failure: asyncio.Future[BaseException] = self._loop.create_future()
 
     async def start(self, connect: Callable[[], None], pump: Callable[[], None]) -> None:
@@ -49,9 +50,11 @@ class ClientThread:
         self._loop.call_soon_threadsafe(function, *args)
 
     async def stop(self) -> None:
+        """Wait for the calls that were made before, then end the thread. It is fine to stop it twice."""
         self._calls.put(None)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        self.stopped = True
 
     def _begin_pumping(self) -> None:
         self._pumping = True
@@ -66,6 +69,8 @@ class ClientThread:
             if call is None:
                 return
             future, function = call
+            if not future.set_running_or_notify_cancel():
+                continue  # the caller timed out
             try:
                 future.set_result(function())
             except BaseException as error:

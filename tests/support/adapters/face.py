@@ -1,8 +1,8 @@
 """The one face that every client library shows to the interop scenarios.
 
-A scenario is written against `Client` and `ClientChannel` and run with each library; an adapter translates, and adds
-nothing: what the broker said reaches the scenario as it came. Tests create clients through the fixtures of
-tests/interop/conftest.py, which also close them.
+A scenario is written against `Client` and `ClientChannel` and run with each library. Adapters translate and
+add nothing: what the broker said reaches the scenario as it came. Tests create clients through the fixtures
+of tests/interop/conftest.py, which also close them.
 """
 
 import asyncio
@@ -16,40 +16,33 @@ from daemon import TIMEOUT_FACTOR
 
 TIMEOUT_S = 10 * TIMEOUT_FACTOR
 
-HeaderValue = (
-    bool
-    | int
-    | float
-    | str
-    | bytes
-    | Decimal
-    | datetime
-    | None
-    | list["HeaderValue"]
-    | dict[str, "HeaderValue"]
-)
+Scalar = bool | int | float | str | bytes | Decimal | datetime | None
+HeaderValue = Scalar | list["HeaderValue"] | dict[str, "HeaderValue"]
+Headers = dict[str, HeaderValue]
+Arguments = Headers | None
 
 
 @dataclass(frozen=True)
 class Properties:
-    """The 14 properties of the basic class; None is "not sent". `timestamp` is in seconds, `expiration` in ms as text."""
+    """The 14 properties of the basic class; None is "not sent"."""
 
     content_type: str | None = None
     content_encoding: str | None = None
-    headers: dict[str, HeaderValue] | None = None
+    headers: Headers | None = None
     delivery_mode: int | None = None
     priority: int | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
-    expiration: str | None = None
+    expiration: str | None = None  # milliseconds
     message_id: str | None = None
-    timestamp: int | None = None
+    timestamp: int | None = None  # seconds
     type: str | None = None
     user_id: str | None = None
     app_id: str | None = None
     cluster_id: str | None = None
 
 
+NO_PROPERTIES = Properties()
 PERSISTENT = Properties(delivery_mode=2)
 
 
@@ -66,7 +59,7 @@ class Delivery:
     message_count: int | None = None  # of basic.get-ok: ready messages left behind this one
 
     @property
-    def headers(self) -> dict[str, HeaderValue]:
+    def headers(self) -> Headers:
         return self.properties.headers or {}
 
 
@@ -121,7 +114,7 @@ class Consumer:
         return [await self.next() for _ in range(count)]
 
     async def stays_quiet(self, for_s: float = 0.3) -> bool:
-        """True if nothing (more) arrives. The wait is the proof, so it is as short as a loaded machine allows."""
+        """True if nothing (more) arrives. The wait is the proof."""
         await asyncio.sleep(for_s)
         return self.deliveries.empty()
 
@@ -142,7 +135,7 @@ class ClientChannel(ABC):
         durable: bool = False,
         auto_delete: bool = False,
         internal: bool = False,
-        arguments: dict[str, HeaderValue] | None = None,
+        arguments: Arguments = None,
     ) -> None: ...
 
     @abstractmethod
@@ -160,7 +153,7 @@ class ClientChannel(ABC):
         durable: bool = False,
         exclusive: bool = False,
         auto_delete: bool = False,
-        arguments: dict[str, HeaderValue] | None = None,
+        arguments: Arguments = None,
     ) -> QueueState: ...
 
     @abstractmethod
@@ -169,7 +162,7 @@ class ClientChannel(ABC):
         queue: str,
         exchange: str,
         binding_key: str = "",
-        arguments: dict[str, HeaderValue] | None = None,
+        arguments: Arguments = None,
     ) -> None: ...
 
     @abstractmethod
@@ -188,7 +181,7 @@ class ClientChannel(ABC):
         *,
         exchange: str = "",
         routing_key: str = "",
-        properties: Properties = Properties(),
+        properties: Properties = NO_PROPERTIES,
         mandatory: bool = False,
     ) -> None:
         """Publish; on a channel opened with confirms, wait for the broker's basic.ack.
@@ -206,7 +199,7 @@ class ClientChannel(ABC):
         *,
         no_ack: bool = False,
         exclusive: bool = False,
-        arguments: dict[str, HeaderValue] | None = None,
+        arguments: Arguments = None,
     ) -> Consumer: ...
 
     @abstractmethod
@@ -238,10 +231,12 @@ class Client(ABC):
     name: ClassVar[str]
     # Properties this library's own message type cannot express, or invents when they were not given.
     unspeakable: ClassVar[frozenset[str]] = frozenset()
-    # Header value types (Python) that this library does not bring back as they were sent.
+    # The same for types of header values.
     unspeakable_headers: ClassVar[frozenset[type]] = frozenset()
+    checks_names: ClassVar[bool] = False  # refuses names itself that brokers allow
     tells_absent_from_empty: ClassVar[bool] = True
     returns_without_confirms: ClassVar[bool] = True
+    tells_why_open_failed: ClassVar[bool] = True
 
     @classmethod
     def url(cls, amqp_url: str) -> str:
@@ -262,4 +257,4 @@ class Client(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Close if still open. Never raises: the connection may have been cut or closed before."""
+        """Close if still open. Never raises: the connection may have been closed or cut before."""

@@ -11,13 +11,14 @@ from amqp.exceptions import ChannelError, MessageNacked
 
 from .client_thread import PUMP_S, ClientThread
 from .face import (
+    NO_PROPERTIES,
+    Arguments,
     Client,
     ClientChannel,
     ClosedByBroker,
     ConnectionLost,
     Consumer,
     Delivery,
-    HeaderValue,
     Properties,
     PublishRefused,
     QueueState,
@@ -25,7 +26,6 @@ from .face import (
 )
 
 T = TypeVar("T")
-Arguments = dict[str, HeaderValue] | None
 
 # The properties that kombu hands to py-amqp as they are; three others have parameters of their own.
 _OTHERS = [
@@ -73,7 +73,7 @@ class KombuClient(Client):
         except TimeoutError:
             pass
         except ChannelError as error:
-            # py-amqp opens the channel again at once and tells whoever reads the socket, without saying which one it was.
+            # py-amqp opens the channel again at once, and does not say which one it was.
             self._thread.post(self.channel_errors.put_nowait, broker_said(error))
 
     async def open_channel(self, *, confirms: bool = False) -> "KombuChannel":
@@ -91,6 +91,8 @@ class KombuClient(Client):
         raise error
 
     async def close(self) -> None:
+        if self._thread.stopped:
+            return
         try:
             await self._thread.call(self._connection.release)
         except (amqp.AMQPError, OSError):
@@ -230,7 +232,7 @@ class KombuChannel(ClientChannel):
         *,
         exchange: str = "",
         routing_key: str = "",
-        properties: Properties = Properties(),
+        properties: Properties = NO_PROPERTIES,
         mandatory: bool = False,
     ) -> None:
         message = self._channel.prepare_message(body, **_to_kombu(properties))

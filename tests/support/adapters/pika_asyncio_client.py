@@ -11,22 +11,22 @@ from pika.channel import Channel
 
 from . import pika_message
 from .face import (
+    NO_PROPERTIES,
+    Arguments,
     Client,
     ClientChannel,
     ClosedByBroker,
     Consumer,
     Delivery,
-    HeaderValue,
     Properties,
     PublishRefused,
     QueueState,
 )
 
-Arguments = dict[str, HeaderValue] | None
-
 
 class PikaAsyncioClient(Client):
     name = "pika-asyncio"
+    unspeakable_headers = frozenset({float})
 
     def __init__(self) -> None:
         self._connection: AsyncioConnection
@@ -198,7 +198,7 @@ class PikaAsyncioChannel(ClientChannel):
         *,
         exchange: str = "",
         routing_key: str = "",
-        properties: Properties = Properties(),
+        properties: Properties = NO_PROPERTIES,
         mandatory: bool = False,
     ) -> None:
         confirmed: asyncio.Future[None] = self._loop.create_future()

@@ -10,23 +10,24 @@ from pika.adapters.blocking_connection import BlockingChannel
 from . import pika_message
 from .client_thread import PUMP_S, ClientThread
 from .face import (
+    NO_PROPERTIES,
+    Arguments,
     Client,
     ClientChannel,
     ClosedByBroker,
     Consumer,
     Delivery,
-    HeaderValue,
     Properties,
     PublishRefused,
     QueueState,
 )
 
 T = TypeVar("T")
-Arguments = dict[str, HeaderValue] | None
 
 
 class PikaBlockingClient(Client):
     name = "pika-blocking"
+    unspeakable_headers = frozenset({float})
 
     def __init__(self) -> None:
         self._thread = ClientThread()
@@ -64,6 +65,8 @@ class PikaBlockingClient(Client):
             if self._connection.is_open:
                 self._connection.close()
 
+        if self._thread.stopped:
+            return
         try:
             await self._thread.call(close)
         except exceptions.AMQPError:
@@ -165,7 +168,7 @@ class PikaBlockingChannel(ClientChannel):
         *,
         exchange: str = "",
         routing_key: str = "",
-        properties: Properties = Properties(),
+        properties: Properties = NO_PROPERTIES,
         mandatory: bool = False,
     ) -> None:
         try:
@@ -179,9 +182,8 @@ class PikaBlockingChannel(ClientChannel):
             )
         except exceptions.NackError as error:
             raise PublishRefused from error
-        except exceptions.UnroutableError as error:
-            for message in error.messages:
-                self.returns.put_nowait(pika_message.returned(message.method, message.body))
+        except exceptions.UnroutableError:
+            pass  # the callback has put it into `returns`
 
     async def qos(self, prefetch_count: int, *, global_: bool = False) -> None:
         await self._call(self._channel.basic_qos, prefetch_count=prefetch_count, global_qos=global_)

@@ -1,5 +1,6 @@
 """pika's messages and errors in the face's words; shared by the adapters of both pika connection classes."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,8 +59,9 @@ def broker_said(error: BaseException) -> BaseException:
         case exceptions.ConnectionClosedByBroker():
             return ClosedByBroker("connection", error.reply_code, error.reply_text)
         case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError():
-            # pika wraps the broker's connection.close in a guess of its own.
-            return broker_said(error.args[0]) if isinstance(error.args[0], BaseException) else error
+            # pika puts what the broker said into a text: "ConnectionClosedByBroker: (403) 'ACCESS...'".
+            said = re.search(r"\((\d+)\) ['\"](.*)['\"]$", str(error.args[0]))
+            return ClosedByBroker("connection", int(said[1]), said[2]) if said else error
         case exceptions.AMQPConnectionError() if error.args and isinstance(error.args[0], BaseException):
             return broker_said(error.args[0])
         case exceptions.StreamLostError():

@@ -1,4 +1,4 @@
-"""A TCP relay between a client and the broker that can be cut: to both sides that is what a dead network looks like."""
+"""A TCP relay between a client and the broker, and what a dead network looks like to both."""
 
 import asyncio
 from urllib.parse import urlsplit, urlunsplit

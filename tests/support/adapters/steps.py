@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from .face import TIMEOUT_S, ClientChannel, ClosedByBroker, Delivery, Properties
+from .face import NO_PROPERTIES, TIMEOUT_S, ClientChannel, ClosedByBroker, Delivery, Properties
 
 
 async def publish_all(
-    channel: ClientChannel, queue: str, *bodies: bytes, properties: Properties = Properties()
+    channel: ClientChannel, queue: str, *bodies: bytes, properties: Properties = NO_PROPERTIES
 ) -> None:
     """Publish to the queue through the default exchange."""
     for body in bodies:
@@ -35,7 +35,7 @@ async def get_some(channel: ClientChannel, queue: str, count: int) -> list[Deliv
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
     """Ask until it is true: for what the broker does on its own, after an event that nobody answers."""
     async with asyncio.timeout(TIMEOUT_S):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 -- the state to wait for is in another process
             await asyncio.sleep(0.02)
 
 
@@ -45,7 +45,7 @@ async def message_count(channel: ClientChannel, queue: str) -> int:
 
 
 async def failure(channel: ClientChannel, operation: Awaitable[object]) -> ClosedByBroker:
-    """How the broker closed the channel or connection because of `operation`: as its answer, or some time after it."""
+    """How the broker closed the channel or connection because of `operation`: as its answer, or later."""
     try:
         await operation
     except ClosedByBroker as closed:
