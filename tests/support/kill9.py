@@ -8,7 +8,8 @@ import asyncio
 import signal
 import subprocess
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -24,6 +25,13 @@ LOAD_MAX_S = 2.0
 START_MAX_S = 1.0
 PAUSE_S = 0.3
 STOP_MAX_S = 0.3
+FAILPOINTS = (
+    "before_commit",
+    "commit",
+    "after_commit_before_confirm",
+    "during_checkpoint",
+    "during_drop",
+)
 CLIENTS_MAX_S = 30
 """Clients that have not noticed the end of their broker by then hang."""
 CHECKPOINT_BYTES = (100_000, 1_000_000, 64_000_000)
@@ -59,9 +67,11 @@ class Experiment:
         self._daemon = daemon
         self._random = Random(seed)
         self._deaths = {  # each returns whether the broker ended in order
-            self._kill: 6,
+            self._kill: 5,
             self._kill_after_pause: 1,
+            self._kill_while_starting: 2,
             self._kill_while_stopping: 2,
+            self._die_at_failpoint: 3,
             self._stop: 1,
         }
 
@@ -73,7 +83,7 @@ class Experiment:
             for prove in (True, False):
                 await asyncio.to_thread(self._daemon.start)
                 await self.load.drain(self._daemon.port, prove=prove)
-                await self._stop()
+                await self._stop_daemon()
                 self.load.journal.add(Stopped())
         finally:
             self._daemon.kill()
@@ -83,56 +93,87 @@ class Experiment:
         return self.outcome
 
     async def _cycle(self) -> None:
-        if self._random.random() < 0.2:
-            await self._kill_while_starting()
-        await asyncio.to_thread(self._daemon.start)
-        working = asyncio.create_task(self.load.run(self._daemon.port))
-        await asyncio.wait([working], timeout=self._random.uniform(0, LOAD_MAX_S))
-        if working.done() and self._process.poll() is not None:
-            self._complain("the broker ended by itself")
         die = self._random.choices(list(self._deaths), list(self._deaths.values()))[0]
         self.outcome.deaths[die.__name__.strip("_")] += 1
         in_order = await die()
-        await asyncio.wait_for(working, CLIENTS_MAX_S)
         self.load.journal.add(Stopped() if in_order else Crashed())
         if self._random.random() < CHECKED:
             self._check_store()
 
-    async def _kill_while_starting(self) -> None:
-        """Once or more in a row, so that a recovery meets what a recovery left behind."""
-        for _ in range(self._random.randint(1, 3)):
-            starting = asyncio.create_task(asyncio.to_thread(self._daemon.start))
-            await asyncio.sleep(self._random.uniform(0, START_MAX_S))
-            if self._daemon.process is not None:
-                self._daemon.process.kill()
-            with suppress(DaemonFailed):
-                await starting
-            self._daemon.kill()
-            self.outcome.deaths["kill_while_starting"] += 1
-            self.load.journal.add(Crashed())
+    @asynccontextmanager
+    async def _under_load(self) -> AsyncIterator[None]:
+        """Start the broker, let the load run for a while, do something, see to it that all clients notice."""
+        await asyncio.to_thread(self._daemon.start)
+        working = asyncio.create_task(self.load.run(self._daemon.port))
+        await asyncio.wait([working], timeout=self._random.uniform(0, LOAD_MAX_S))
+        yield
+        await asyncio.wait_for(working, CLIENTS_MAX_S)
 
     async def _kill(self) -> bool:
-        self._daemon.kill()
+        async with self._under_load():
+            self._complain_if_dead()
+            self._daemon.kill()
         return False
 
     async def _kill_after_pause(self) -> bool:
-        self._process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(PAUSE_S)
-        self._process.send_signal(signal.SIGCONT)
-        await asyncio.sleep(self._random.uniform(0, PAUSE_S))
-        return await self._kill()
+        async with self._under_load():
+            self._complain_if_dead()
+            self._process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(PAUSE_S)
+            self._process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(self._random.uniform(0, PAUSE_S))
+            self._daemon.kill()
+        return False
+
+    async def _kill_while_starting(self) -> bool:
+        """Sometimes right after the ready line. In a row, it makes a recovery meet what a recovery left."""
+        starting = asyncio.create_task(asyncio.to_thread(self._daemon.start))
+        await asyncio.sleep(self._random.uniform(0, START_MAX_S))
+        if self._daemon.process is not None:
+            self._daemon.process.kill()
+        with suppress(DaemonFailed):
+            await starting
+        self._daemon.kill()
+        return False
 
     async def _kill_while_stopping(self) -> bool:
-        self._process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(self._random.uniform(0, STOP_MAX_S))
-        self._process.kill()
-        return await asyncio.to_thread(self._daemon.wait) == 0
+        async with self._under_load():
+            self._complain_if_dead()
+            self._process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(self._random.uniform(0, STOP_MAX_S))
+            self._process.kill()
+            exit_code = await asyncio.to_thread(self._daemon.wait)
+        return exit_code == 0
+
+    async def _die_at_failpoint(self) -> bool:
+        """Storage kills the process, or fails, at a place that a random moment would hardly ever hit."""
+        place, action = self._random.choice(FAILPOINTS), self._random.choice(("kill", "error"))
+        self._daemon.env = {"LEVERET_FAILPOINTS": f"{place}={action}@{self._random.randint(1, 200)}"}
+        try:
+            async with self._under_load():
+                if self._process.poll() is not None:
+                    self.outcome.deaths[f"{action} at {place}, exit code {self._process.returncode}"] += 1
+                self._daemon.kill()
+        except DaemonFailed:
+            self.outcome.deaths[f"{action} at {place} while starting"] += 1
+        finally:
+            self._daemon.env = {}
+        return False
 
     async def _stop(self) -> bool:
+        async with self._under_load():
+            self._complain_if_dead()
+            return await self._stop_daemon()
+
+    async def _stop_daemon(self) -> bool:
         exit_code = await asyncio.to_thread(self._daemon.terminate)
         if exit_code != 0:
             self._complain(f"exit code {exit_code} after SIGTERM")
         return exit_code == 0
+
+    def _complain_if_dead(self) -> None:
+        if self._process.poll() is not None:
+            self._complain("the broker ended by itself")
 
     def _check_store(self) -> None:
         """What `leveret check` does."""
