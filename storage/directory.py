@@ -9,6 +9,7 @@ An engine (or the checker) holds one `DataDirectory` while it uses the store. Th
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from .engine import Unavailable
@@ -63,6 +64,14 @@ class DataDirectory:
             os.close(descriptor)
             raise
         return cls(path, descriptor)
+
+    def make_new_log(self) -> None:
+        """Make `new_log` an empty directory."""
+        self.discard_new_log()
+        self.new_log.mkdir(DIRECTORY_MODE)
+
+    def discard_new_log(self) -> None:
+        shutil.rmtree(self.new_log, ignore_errors=True)
 
     def close(self) -> None:
         """Give up the lock. Idempotent."""

@@ -18,6 +18,7 @@ NAMES = frozenset(
         "during_checkpoint",  # between the transactions of a checkpoint
         "during_drop",  # between the transactions of a drop
         "during_create",  # the store is made but not yet in its place
+        "during_compact",  # the compacted store is made but not yet in its place
     }
 )
 

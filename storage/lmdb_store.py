@@ -3,10 +3,8 @@
 `LmdbEngine` (or the checker, read-only) owns one. This file and `lmdb.py` are the only ones that import lmdb.
 """
 
-import errno
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -19,8 +17,8 @@ import lmdb.verify
 
 from . import failpoints
 from .blob import chain_hash
-from .directory import DIRECTORY_MODE, FILE_MODE, DataDirectory
-from .engine import Corrupt, EngineError, Full, Unavailable
+from .directory import FILE_MODE, DataDirectory
+from .engine import Corrupt, EngineError, Unavailable
 from .lmdb_file import MetaPages, sync_path
 from .lmdb_room import Room
 from .lmdb_rows import (
@@ -77,6 +75,9 @@ class Store:
         self.log, self.checkpoint, self.meta, self.state = (
             env.open_db(name, create=create) for name in _DATABASES
         )
+        # One flipped bit there, and LMDB compares keys in another order and does not find what is stored.
+        if any(any(db.flags().values()) for db in (self.log, self.checkpoint, self.meta, self.state)):
+            raise Corrupt(f"{path}: LMDB's databases are damaged: one has flags that were never set")
 
     @classmethod
     def open(cls, path: Path, map_bytes: int = MAP_BYTES, *, readonly: bool = False) -> "Store":
@@ -130,6 +131,20 @@ class Store:
         number = txn.id()
         return Stamp(number, self._metas.crc((number - 1) % 2))
 
+    def copy_compacted(self, path: Path) -> None:
+        """Copy what is in use into an empty directory, as a store of its own, durable there."""
+        try:
+            self.env.copy(os.fspath(path), compact=True)
+            # The copy counts its transactions anew: write the root row that belongs to its meta pages.
+            copy = Store.open(path)
+            with copy.env.begin(write=True) as txn:
+                root, _ = copy.read_root(txn)
+                txn.put(KEY_ROOT, pack_root(root, copy.stamp(txn)), db=copy.state)
+            copy.close()
+            sync_path(path / "data.mdb")
+        except (lmdb.Error, OSError) as error:
+            raise translate(error, path) from error
+
     def read_root(self, txn: Any) -> tuple[Root, Stamp]:
         """The root row. Raises Corrupt."""
         value = txn.get(KEY_ROOT, db=self.state)
@@ -177,9 +192,8 @@ class Store:
 def create_store(directory: DataDirectory) -> None:
     """Make an empty store and move it, whole and durable, to its place."""
     path = directory.new_log
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(DIRECTORY_MODE)
     try:
+        directory.make_new_log()
         env = _open_environment(path, _MAP_BYTES_MIN, readonly=False)
         metas = MetaPages(path / "data.mdb")
         store = Store(path, env, metas, create=True)
@@ -200,10 +214,8 @@ def create_store(directory: DataDirectory) -> None:
             failpoints.hit("during_create")
         path.rename(directory.log)
         sync_path(directory.path)
-    except lmdb.Error as error:
+    except (lmdb.Error, OSError) as error:
         raise translate(error, path) from error
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be made: {error.strerror}") from error
 
 
 def read_meta_pages(path: Path) -> MetaPages:
@@ -245,8 +257,6 @@ def check_superblock(path: Path, value: bytes | None) -> dict[str, object]:
 
 def translate(error: lmdb.Error | OSError, path: Path) -> EngineError:
     """An error of LMDB or of its file, in the engine's words."""
-    if isinstance(error, lmdb.MapFullError):
-        return Full(f"{path}: the map of the store is full")
     if isinstance(error, _DAMAGED):
         return Corrupt(f"{path}: LMDB finds its file damaged: {error}")
     return Unavailable(f"{path}: the store cannot be used: {error}")
@@ -272,11 +282,7 @@ def _open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Env
                 create=not readonly,
                 lib_version=0,  # the 0.9 file format; 1.0's is another
             )
-        except (lmdb.MemoryError, lmdb.Error) as error:
-            if not _is_out_of_address_space(error) or map_bytes <= _MAP_BYTES_MIN:
+        except lmdb.MemoryError:
+            if map_bytes <= _MAP_BYTES_MIN:
                 raise
             map_bytes //= 2
-
-
-def _is_out_of_address_space(error: lmdb.Error) -> bool:
-    return isinstance(error, lmdb.MemoryError) or error.code == errno.ENOMEM

@@ -71,6 +71,32 @@ class TestOpening:
         await engine.open()
         await engine.close()
 
+    async def test_a_store_that_cannot_be_made_is_named(self, kit: LmdbKit) -> None:
+        kit.path.mkdir()
+        (kit.path / "lock").touch()
+        (kit.path / "log.new").touch()
+        with pytest.raises(Unavailable, match=r"log\.new: the store cannot be used: .*File exists"):
+            await LmdbEngine(kit.path).open()
+        (kit.path / "log.new").unlink()
+        await kit.open()
+
+    async def test_an_error_of_lmdb_at_open_is_named(
+        self, kit: LmdbKit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise lmdb.ReadersFullError("injected")
+
+        monkeypatch.setattr(lmdb, "open", fail)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="the store cannot be used: injected"):
+                await LmdbEngine(kit.path).open()
+        monkeypatch.undo()
+        engine = await kit.open()
+        await engine.close()
+        monkeypatch.setattr(lmdb, "open", fail)
+        with pytest.raises(Unavailable, match="the store cannot be used: injected"):
+            await LmdbEngine(kit.path).open()
+
     async def test_half_a_new_store_is_discarded(self, kit: LmdbKit) -> None:
         assert run_killed(kit.path, "during_create=kill") == ""
         assert (kit.path / "log.new").exists()
@@ -203,6 +229,15 @@ class TestCheckpoint:
         assert await engine.last_checkpoint(0) == (Position(3), b"short")
         assert (await engine.stats()).used_bytes < before - 9_000_000
 
+    async def test_a_large_one_is_swept_in_steps(self, kit: LmdbKit, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("leveret.storage.lmdb_write.SWEEP_MAX", 2)
+        assert run_killed(kit.path, "during_checkpoint=kill@3").count("checkpoint") == 1
+        engine = await kit.open()
+        owner = await LogOwner.acquire(engine)
+        await engine.checkpoint(0, owner.lease.epoch, Position(3), b"short")
+        assert (await engine.stats()).used_bytes < 1_000_000
+        assert await engine.last_checkpoint(0) == (Position(3), b"short")
+
     async def test_a_crash_during_a_drop_leaves_a_sound_log(self, kit: LmdbKit) -> None:
         assert "checkpoint 2" in run_killed(kit.path, "during_drop=kill")
         engine = await kit.open()
@@ -219,6 +254,16 @@ class TestCheckpoint:
         found = list(await read_all(await kit.open()))
         assert found[: len(confirmed)] == confirmed
         assert len(found) - len(confirmed) == (1 if place.startswith("after") else 0)
+
+
+async def test_an_error_of_lmdb_while_reading_is_named(kit: LmdbKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise lmdb.CorruptedError("injected")
+
+    engine = await kit.open()
+    monkeypatch.setattr(engine_module, "read_blob", fail)
+    with pytest.raises(Corrupt, match="LMDB finds its file damaged: injected"):
+        await engine.read_one(0, Position(1))
 
 
 class TestEpochs:
