@@ -112,7 +112,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator["lmdb.Transaction[bytes]"]:
-        """A read transaction, while which the map stays where it is."""
+        """A read transaction, during which the map stays where it is."""
         with self._map_lock, self.env.begin() as txn:
             yield txn
 
@@ -236,7 +236,7 @@ def read_meta_pages(path: Path) -> MetaPages:
 def verify_pages(path: Path) -> list[str]:
     """What is wrong with LMDB's own pages, in its verifier's words. Maps nothing, so it cannot crash."""
     try:
-        problems = lmdb.verify.verify(os.fspath(path))  # type: ignore[no-untyped-call]
+        problems = lmdb.verify.verify(os.fspath(path))  # type: ignore[no-untyped-call]  # lmdb's stubs omit it
     except lmdb.verify.VerifyError as error:
         problems = [error]
     return [f"{path}: LMDB's pages: {problem}" for problem in problems]
