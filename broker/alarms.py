@@ -38,7 +38,7 @@ class Alarms:
         self._limits = limits
         self._memory = False
         self._disk = False
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[Callable[[], None], None] = {}
 
     @property
     def is_active(self) -> bool:
@@ -53,7 +53,11 @@ class Alarms:
 
     def when_clear(self, callback: Callable[[], None]) -> None:
         """Call back once, when no alarm is left."""
-        self._waiting.append(callback)
+        self._waiting[callback] = None
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Do not call back any more. Idempotent."""
+        self._waiting.pop(callback, None)
 
     def update(self, memory_bytes: int, disk_free_bytes: int) -> None:
         """What the machine says now."""
@@ -74,7 +78,7 @@ class Alarms:
             else:
                 log.warning("no longer low on anything: publishers go on")
         if was_active and not self.is_active:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
             for callback in waiting:
                 callback()
 

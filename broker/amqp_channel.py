@@ -22,6 +22,8 @@ from .message import Message
 if TYPE_CHECKING:
     from .amqp_session import AmqpSession
 
+DELIVERY_OVERHEAD_BYTES = 64  # of frames and names, roughly: a backlog of empty messages takes turns, too
+
 
 class AmqpChannel:
     """See the module's docstring."""
@@ -49,7 +51,7 @@ class AmqpChannel:
             properties,
             body,
         )
-        self._session.buffered(len(body))
+        self._session.buffered(len(properties) + len(body) + DELIVERY_OVERHEAD_BYTES)
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         method = methods.BasicReturn(

@@ -313,8 +313,6 @@ class AmqpSession:
             self._protocol.send_method(0, methods.ConnectionBlocked(reason=alarms.reason))
 
     def _unblock(self) -> None:
-        if self._connection is None:  # lost or closed meanwhile
-            return
         self._is_blocked = False
         self._host.resume_input()
         if self.peer_can("connection.blocked"):
@@ -338,6 +336,7 @@ class AmqpSession:
 
     def _release(self) -> None:
         """The domain lets go: everything unacked goes back, exclusive queues go."""
+        self._broker.alarms.forget(self._unblock)
         self._channels = {}
         self._domain_channels = {}
         connection, self._connection = self._connection, None

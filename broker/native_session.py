@@ -70,6 +70,7 @@ class NativeSession:
         self._must_hold = False  # the operation under way wants its reply to wait for the commit
         self._held_replies = 0
         self._input_is_paused = False
+        self._is_blocked = False  # by an alarm, for having published: nothing is read
         self._is_lost = False
         self._close_deadline_s: float | None = None  # None until a tick after CLOSE was sent
 
@@ -84,16 +85,21 @@ class NativeSession:
         return self._protocol.state is State.CLOSED
 
     def receive_data(self, data: bytes) -> None:
+        has_published = False
         for event in self._protocol.receive_data(data):
+            has_published = has_published or event[0] == FrameType.PUBLISH
             try:
                 self._receive(event)
             except Exception:
                 log.exception("%s: a frame of type %#04x failed", self._host.name, event[0])
                 self.close(HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
+        if has_published and self._broker.alarms.is_active and self._protocol.state is State.OPEN:
+            self._block()
         self._host.request_flush()  # also without output: the end of the turn starts the commit
 
     def connection_lost(self) -> None:
         self._is_lost = True
+        self._broker.alarms.forget(self._unblock)
         self._channels = {}
         self._to_write = {}
         if self._connection is not None:
@@ -105,7 +111,7 @@ class NativeSession:
             self._wake_channels()
 
     def tick(self, now_s: float) -> None:
-        if self._input_is_paused:
+        if self._input_is_paused or self._is_blocked:
             self._protocol.excuse_silence()
         if not self._protocol.tick(now_s):
             log.warning("closing %s: nothing heard for %d s", self._host.name, self._protocol.heartbeat_s)
@@ -135,6 +141,9 @@ class NativeSession:
 
     def close(self, error: AmqpError) -> None:
         """End the connection with a goodbye; the domain lets go of it at once."""
+        if self._is_blocked:  # the peer's CLOSED must be read
+            self._broker.alarms.forget(self._unblock)
+            self._unblock()
         self._release()
         self._protocol.close(error.reply_code, error.reply_text)
         self._host.request_flush()
@@ -147,6 +156,18 @@ class NativeSession:
         self._to_write = {}
         if self._connection is not None:
             self._connection.close()
+
+    # Alarms (version 1 of the wire has no word for them: the publisher only feels that nothing is read)
+
+    def _block(self) -> None:
+        """Read nothing more of a publisher until the alarms are over."""
+        self._is_blocked = True
+        self._host.pause_input()
+        self._broker.alarms.when_clear(self._unblock)
+
+    def _unblock(self) -> None:
+        self._is_blocked = False
+        self._host.resume_input()
 
     # What the channels call
 

@@ -226,13 +226,20 @@ class Server:
 
     async def _tick(self, broker: Broker) -> None:
         while True:
-            broker.alarms.update(memory_used(), self._disk_free())
+            try:
+                self._look_around(broker)
+            except Exception:  # out of file descriptors, say: the next time may be better
+                log.exception("a periodic check failed")
             await asyncio.sleep(TICK_S)
-            now_s = self._clock.monotonic_s()
-            for transport in list(self._transports):
-                transport.tick(now_s)
-            for connection in list(broker.connections):
-                connection.take_back_overdue(now_s)
+
+    def _look_around(self, broker: Broker) -> None:
+        """What must be looked at every now and then."""
+        now_s = self._clock.monotonic_s()
+        for transport in list(self._transports):
+            transport.tick(now_s)
+        for connection in list(broker.connections):
+            connection.take_back_overdue(now_s)
+        broker.alarms.update(memory_used(), self._disk_free())
 
     def _disk_free(self) -> int:
         on_disk = self._config.engine != "memory"

@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import HTTPError
@@ -12,8 +13,11 @@ from urllib.request import urlopen
 
 import pika
 import pytest
+from amqp_peer import LOGIN, tune_ok, vhost_open
 from daemon import START_TIMEOUT_S, Daemon
 from pika.exceptions import AMQPError, ProbableAuthenticationError
+
+from leveret.protocol.amqp.frames import HEARTBEAT_FRAME
 
 Serve = Callable[..., tuple[int, str]]
 
@@ -158,3 +162,23 @@ def test_check_finds_a_stopped_brokers_store_sound(daemon: Daemon) -> None:
     daemon.terminate()
     stopped = subprocess.run(check, capture_output=True, text=True, check=False)
     assert (stopped.returncode, stopped.stdout.split(":")[0]) == (0, "sound")
+
+
+def test_it_outlives_a_lack_of_file_descriptors(tmp_path: Path) -> None:
+    """Nothing that looks at the machine now and then can open a file; heartbeats go on all the same."""
+    command = ("sh", "-c", 'ulimit -n 40; exec "$@"', "sh", sys.executable, "-m", "leveret")
+    with Daemon(tmp_path / "data", command=command) as daemon:
+        sockets = [socket.create_connection(("127.0.0.1", daemon.port), timeout=10) for _ in range(40)]
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while "a periodic check failed" not in daemon.stderr and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        for full in sockets:
+            full.close()
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as peer:
+            peer.sendall(LOGIN + tune_ok(heartbeat=1) + vhost_open())
+            received = b""
+            while HEARTBEAT_FRAME not in received:
+                data = peer.recv(4096)
+                assert data, "it closed the connection"
+                received += data
+        assert daemon.terminate() == 0

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from amqp_peer import FRAME_MAX, Answer, answers, tune_ok, vhost_open
 from fake_services import FakeClock, FakeTimers
 
+from leveret.broker.alarms import NO_LIMITS, Limits
 from leveret.broker.amqp_session import AmqpSession
 from leveret.broker.auth import Authenticator, User, hash_password
 from leveret.broker.broker import Broker
@@ -46,7 +47,7 @@ class FakeHost:
 class House:
     """A broker; `scheduled` is the end of the loop's turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = NO_LIMITS) -> None:
         clock = FakeClock()
         self.scheduled: list[Callable[[], None]] = []
         self.broker = Broker(
@@ -55,6 +56,7 @@ class House:
             journal=Journal(1 << 20),
             schedule=self.scheduled.append,
             kick_committer=lambda: None,
+            limits=limits,
         )
         self.settings = SessionSettings(
             broker=self.broker,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fake_services import FakeClock, FakeTimers
 
+from leveret.broker.alarms import NO_LIMITS, Limits
 from leveret.broker.auth import User
 from leveret.broker.broker import DEFAULT_VHOST, Broker
 from leveret.broker.channel import Channel
@@ -115,7 +116,9 @@ class Client:
 class WholeBroker:
     """`start` it on an open engine; `crash` or `stop` it; start another one on the same engine."""
 
-    def __init__(self, engine: LogEngine, *, checkpoint_every_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self, engine: LogEngine, *, checkpoint_every_bytes: int = 1 << 20, limits: Limits = NO_LIMITS
+    ) -> None:
         self._engine = engine
         self._checkpoint_every_bytes = checkpoint_every_bytes
         self.clock = FakeClock()
@@ -127,6 +130,7 @@ class WholeBroker:
             journal=Journal(engine.caps.blob_max_bytes),
             schedule=self._scheduled.append,
             kick_committer=lambda: None,
+            limits=limits,
         )
         self._committer: Committer | None = None
 

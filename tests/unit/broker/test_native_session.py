@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from whole_broker import PERSISTENT, TRANSIENT, WholeBroker
 
+from leveret.broker.alarms import Limits
 from leveret.broker.auth import Authenticator, User, hash_password
 from leveret.broker.native_session import (
     CLOSE_TIMEOUT_S,
@@ -495,3 +496,31 @@ class TestTheEnd:
         [close] = peer.request(F.QUEUE_DECLARE, "t")
         assert close[:2] == [F.CLOSE, 541]
         assert "a frame of type 0x20 failed" in caplog.text
+
+
+class TestAlarms:
+    @pytest.fixture
+    def alarmed(self) -> WholeBroker:
+        house = WholeBroker(MemoryEngine(), limits=Limits(memory_bytes=1000, disk_free_bytes=0))
+        house.broker.alarms.update(1001, 0)
+        return house
+
+    async def test_publishers_are_not_read_and_the_others_are(self, alarmed: WholeBroker) -> None:
+        publisher, consumer = Peer(alarmed).open(), Peer(alarmed).open()
+        consumer.request(F.QUEUE_DECLARE, "q", False, False, False, False, {})
+        publisher.publish(entry("q", b"had been read"))
+        assert (publisher.host.holds, consumer.host.holds) == (1, 0)
+        [reply] = consumer.request(F.GET, "q", True)
+        assert b"had been read" in reply[2]
+        alarmed.broker.alarms.update(0, 0)
+        assert publisher.host.holds == 0
+
+    async def test_a_blocked_connection_that_ends_waits_for_nothing(self, alarmed: WholeBroker) -> None:
+        lost, closed = Peer(alarmed).open(), Peer(alarmed).open()
+        for peer in (lost, closed):
+            peer.publish(entry("nowhere"))
+        lost.session.connection_lost()
+        closed.session.close(HardError(ReplyCode.CONNECTION_FORCED, "shutdown"))
+        assert closed.host.holds == 0  # its CLOSED must be read
+        alarmed.broker.alarms.update(0, 0)
+        assert (lost.host.holds, closed.host.holds) == (1, 0)
