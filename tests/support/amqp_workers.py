@@ -159,6 +159,7 @@ class Consumer(AmqpWorker):
                 await channel.call(commands.Basic.Consume(queue=queue, consumer_tag=queue))
             while self.random.random() < 0.97:
                 await self.pause(0.02)
+                await connection.drain()
                 self._settle_held(channel)
                 if not outbox:
                     outbox.publish((BARRIER,), size=8, barrier=True)
@@ -223,6 +224,7 @@ class Transactor(AmqpWorker):
         await channel.call(commands.Basic.Consume(queue="orders", consumer_tag="orders"))
         while True:
             await self.pause(0.01)
+            await connection.drain()
             if held:
                 await self._move(channel, outbox, held)
 
