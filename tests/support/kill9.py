@@ -148,7 +148,7 @@ class Experiment:
     async def _die_at_failpoint(self) -> bool:
         """Storage kills the process, or fails, at a place that a random moment would hardly ever hit."""
         place, action = self._random.choice(FAILPOINTS), self._random.choice(("kill", "error"))
-        self._daemon.env = {"LEVERET_FAILPOINTS": f"{place}={action}@{self._random.randint(1, 200)}"}
+        self._daemon.env = {"LEVERET_FAILPOINTS": f"{place}={action}@{self._random.randint(1, 60)}"}
         try:
             async with self._under_load():
                 if self._process.poll() is not None:
