@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from leveret.storage.check import check_directory
+from leveret.storage.compact import compact_directory
 from leveret.storage.directory import DirectoryUnusable
 from leveret.storage.engine import Corrupt, EngineError
 from leveret.version import __version__
@@ -73,6 +74,18 @@ def check(data_dir: Path) -> int:
     if not report.is_sound:
         return EXIT_NEEDS_A_PERSON
     click.echo(f"sound: {report.blobs} blobs with {report.records} records, {report.payload_bytes} bytes")
+    return 0
+
+
+@commands.command()
+@click.argument("data_dir", type=click.Path(path_type=Path))
+def compact(data_dir: Path) -> int:
+    """Give the room of messages that are gone back to the file system. No broker may be using DATA_DIR.
+
+    Needs as much free room as the messages that are left take.
+    """
+    before, after = compact_directory(data_dir)
+    click.echo(f"compacted: {before} bytes before, {after} after")
     return 0
 
 

@@ -6,10 +6,10 @@ recipe.
 
     PUBLISH      u64 sequence, u64 published_at ms, u16 n, n x u32 queue id,
                  u8 + exchange, u8 + routing key, u32 + property list, body (the rest)
-    SETTLE       u32 queue id, then u64 sequence each: these copies are gone for good REQUEUE      u32 queue
-    id, then (u64 sequence, u32 delivery count) each: these copies were delivered and came back DELIVERING
-    u32 queue id, u8: whether copies of this queue may be with consumers TOPOLOGY     one msgpack map: a
-    durable exchange, queue or binding came or went
+    SETTLE       u32 queue id, then u64 sequence each: these copies are gone for good
+    REQUEUE      u32 queue id, then (u64 sequence, u32 delivery count) each: delivered, and came back
+    DELIVERING   u32 queue id, u8: whether copies of this queue may be with consumers
+    TOPOLOGY     one msgpack map: a durable exchange, queue or binding came or went
 """
 
 import struct

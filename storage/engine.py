@@ -8,8 +8,9 @@ Every engine (LMDB, memory, simulated; a replicated one later) keeps the same co
   `caps` says;
 - after `acquire` returned epoch e, no append of an epoch below e ever becomes readable, not even one already
   in flight;
-- `idx` rises by exactly one per append within an epoch; an append whose fate is unknown (`Ambiguous`) is
-  readable at most once per idx afterwards;
+- `idx` is 1 for the first append of an epoch and rises by exactly one; an append whose fate is unknown
+  (`Ambiguous`) is readable at most once per idx afterwards; after `Full` the idx is still free;
+- positions are dense: the blob with a given idx lies at the fence of its epoch + idx;
 - `read` reaches the last durable position or raises; what `drop` removed is never needed again.
 
 An engine sees bytes. It does not interpret a blob (`blob.py` does) and knows no queue or message. All methods
@@ -127,8 +128,9 @@ class LogEngine(Protocol):
         """
 
     async def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
-        """Append blobs; one answer per item, in order. Any error but Full means the owner must stop
-        confirming.
+        """Append blobs; one answer per item, in order, never an exception.
+
+        Any error but Full means that the owner must stop confirming.
         """
 
     def read(
@@ -140,7 +142,10 @@ class LogEngine(Protocol):
         """The blob at a position, or None when it was dropped."""
 
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
-        """Forget these blobs (positions already gone are ignored). Raises Fenced for an old epoch."""
+        """Forget these blobs (positions already gone are ignored). Raises Fenced for an old epoch.
+
+        Only positions up to the checkpoint's may be dropped: ValueError otherwise.
+        """
 
     async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
         """Replace the group's checkpoint: the folded state of everything up to and including `position`."""

@@ -63,7 +63,7 @@ class Exchange(ABC):
         name = self.arguments.get(ALTERNATE)
         return name if isinstance(name, str) else None
 
-    def check_binding(self, arguments: Mapping[str, FieldValue]) -> None:  # noqa: B027 - most types accept any
+    def check_binding(self, arguments: Mapping[str, FieldValue]) -> None:  # noqa: B027  # most types accept any
         """Raises 406 for binding arguments that this type cannot understand."""
 
     @abstractmethod

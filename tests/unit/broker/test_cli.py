@@ -161,3 +161,16 @@ def test_check_prints_a_line_per_finding(
 def test_check_of_no_directory_is_a_finding(tmp_path: Path, capsys: Capture) -> None:
     assert cli.run(["check", str(tmp_path / "absent")]) == 2
     assert "does not exist" in capsys.readouterr().out
+
+
+def test_compact_says_what_it_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(cli, "compact_directory", {tmp_path: (4096, 1024)}.get)
+    assert cli.run(["compact", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "compacted: 4096 bytes before, 1024 after\n"
+
+
+def test_compact_of_no_directory_is_an_error(tmp_path: Path, capsys: Capture) -> None:
+    assert cli.run(["compact", str(tmp_path / "absent")]) != 0
+    assert "does not exist" in capsys.readouterr().err
