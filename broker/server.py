@@ -11,6 +11,7 @@ recovers.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -45,6 +46,7 @@ NODE = "leveret"
 TICK_S = 0.5  # how often heartbeats are looked at
 SWITCH_INTERVAL_S = 0.0005  # the storage thread gets the GIL back soon: puts of a busy broker 5.3 -> 1.4 ms
 BACKLOG = 1024  # connections that wait for accept
+GOODBYE_S = 1.0  # for clients to read why we leave; one that only publishes now and then never looks
 EXIT_AT_ONCE = 1
 EXIT_COMMIT_FAILED = 3
 
@@ -203,7 +205,7 @@ class Server:
         return 0
 
     async def _close_connections(self) -> None:
-        """Confirm what was published so far, then say goodbye and wait until the clients have gone."""
+        """Confirm what was published so far, then say goodbye and wait a moment for the clients to go."""
         durable = asyncio.Event()
         self._broker.journal.when_durable(durable.set)
         self._broker.turn.wake()
@@ -213,7 +215,9 @@ class Server:
         )
         for transport in list(self._transports):
             transport.close(goodbye)
-        await self._no_transports.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._no_transports.wait()
 
     def _commit_failed(self, committing: "asyncio.Task[None]") -> int:
         error = committing.exception()
