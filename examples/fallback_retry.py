@@ -2,9 +2,10 @@
 
     python examples/fallback_retry.py
 
-Three parts that would be three programs: an HTTP service that is down at first; an API that answers 202 as soon
-as the job is on the broker's disk; a worker with prefetch 1 that retries, waiting longer each time, until the
-service answers, and acks then. Every accepted job must be done exactly once: exits with 1 if not.
+Three parts that would be three programs: an HTTP service that is down at first; an API that answers 202 as
+soon as the job is on the broker's disk; a worker with prefetch 1 that tries again, after a longer wait each
+time, until the service answers, and then acks. Every accepted job must be done exactly once: exits with 1 if
+not.
 """
 
 import argparse
