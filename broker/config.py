@@ -56,9 +56,9 @@ class Config:
         metadata=_about("Where messages are stored; memory forgets at exit.", choices=("lmdb", "memory")),
     )
 
-    host: str = field(
-        default="127.0.0.1",
-        metadata=_about("Address to listen on for AMQP and the native protocol."),
+    host: tuple[str, ...] = field(
+        default=("127.0.0.1",),
+        metadata=_about("Addresses to listen on for AMQP and the native protocol, with commas."),
     )
     port: int = field(
         default=5672,

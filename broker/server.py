@@ -159,9 +159,11 @@ class Server:
             return transport
 
         loop = asyncio.get_running_loop()
-        listener = await loop.create_server(accept, config.host, config.port, backlog=BACKLOG)
-        self._listeners.append(listener)
-        self._port: int = listener.sockets[0].getsockname()[1]
+        self._port = config.port
+        for host in config.host:
+            listener = await loop.create_server(accept, host, self._port, backlog=BACKLOG)
+            self._listeners.append(listener)
+            self._port = listener.sockets[0].getsockname()[1]  # the one that was free, if any would do
 
     def _transport_closed(self, transport: Transport) -> None:
         self._transports.discard(transport)

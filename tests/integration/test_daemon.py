@@ -1,11 +1,11 @@
 """The broker as a process: it starts, says that it is ready, stops when told to, and fails with a code and a
 line."""
 
+import contextlib
 import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import HTTPError
@@ -13,11 +13,12 @@ from urllib.request import urlopen
 
 import pika
 import pytest
-from amqp_peer import LOGIN, tune_ok, vhost_open
+from amqp_peer import LOGIN, publish, tune_ok, vhost_open
 from daemon import START_TIMEOUT_S, Daemon
 from pika.exceptions import AMQPError, ProbableAuthenticationError
 
-from leveret.protocol.amqp.frames import HEARTBEAT_FRAME
+from leveret.protocol.amqp.frames import HEARTBEAT_FRAME, build_frame, method_frame
+from leveret.protocol.amqp.methods import ChannelOpen
 
 Serve = Callable[..., tuple[int, str]]
 
@@ -166,19 +167,48 @@ def test_check_finds_a_stopped_brokers_store_sound(daemon: Daemon) -> None:
 
 def test_it_outlives_a_lack_of_file_descriptors(tmp_path: Path) -> None:
     """Nothing that looks at the machine now and then can open a file; heartbeats go on all the same."""
+    heartbeat = build_frame(HEARTBEAT_FRAME, 0, b"")
     command = ("sh", "-c", 'ulimit -n 40; exec "$@"', "sh", sys.executable, "-m", "leveret")
     with Daemon(tmp_path / "data", command=command) as daemon:
+        peer = socket.create_connection(("127.0.0.1", daemon.port), timeout=10)
+        peer.sendall(LOGIN + tune_ok(heartbeat=1) + vhost_open())
         sockets = [socket.create_connection(("127.0.0.1", daemon.port), timeout=10) for _ in range(40)]
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while "a periodic check failed" not in daemon.stderr and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-        for full in sockets:
-            full.close()
-        with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as peer:
-            peer.sendall(LOGIN + tune_ok(heartbeat=1) + vhost_open())
-            received = b""
-            while HEARTBEAT_FRAME not in received:
-                data = peer.recv(4096)
-                assert data, "it closed the connection"
-                received += data
+        received = b""
+        while received.count(heartbeat) < 3 or "a periodic check failed" not in daemon.stderr:
+            data = peer.recv(4096)
+            assert data, "it closed the connection"
+            received += data
+            peer.sendall(heartbeat)
+        for one in (*sockets, peer):
+            one.close()
         assert daemon.terminate() == 0
+
+
+def test_a_peer_that_never_reads_its_answers_may_not_ask_for_ever(daemon: Daemon) -> None:
+    question = publish(1, bytes(100_000), routing_key="nowhere", mandatory=True)
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as peer:
+        peer.sendall(LOGIN + tune_ok(heartbeat=0) + vhost_open() + method_frame(1, ChannelOpen()))
+        peer.settimeout(1)
+        asked = 0
+        with contextlib.suppress(TimeoutError):
+            while asked < 100_000_000:
+                asked += peer.send(question[asked % len(question) :])
+        assert asked < 100_000_000
+        questions = asked // len(question)
+        peer.settimeout(10)
+        answers, rest = 0, b""
+        while answers < questions:  # all of them are there, and it goes on reading
+            data = rest + peer.recv(1 << 20)
+            answers += data.count(b"NO_ROUTE")
+            rest = data[-7:]
+        peer.sendall(question[asked % len(question) :])
+        while b"NO_ROUTE" not in rest:
+            rest = rest[-7:] + peer.recv(1 << 20)
+
+
+def test_it_listens_on_every_address_it_is_given(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "data", "--host", "127.0.0.1,::1") as daemon:
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, daemon.port), timeout=10) as peer:
+                peer.sendall(b"AMQP\x00\x00\x09\x01")
+                assert peer.recv(1) == b"\x01"
