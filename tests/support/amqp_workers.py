@@ -2,13 +2,14 @@
 
 import asyncio
 from functools import partial
+from typing import Any
 
 from amqp_client import Channel, Connection, ConnectionLost, Delivery
 from crash_worker import (
     BARRIER,
     DEAD,
-    DEAD_LETTERING,
     OUT,
+    QUEUE_ARGUMENTS,
     SCRATCH,
     UNCONFIRMED_MAX,
     Journal,
@@ -34,8 +35,8 @@ from pamqp import commands
 
 def declaration(queue: str) -> commands.Queue.Declare:
     """Of a durable queue."""
-    arguments = DEAD_LETTERING if queue == "work" else {}
-    return commands.Queue.Declare(queue=queue, durable=True, arguments=dict(arguments))
+    arguments: dict[str, Any] = dict(QUEUE_ARGUMENTS.get(queue, {}))
+    return commands.Queue.Declare(queue=queue, durable=True, arguments=arguments)
 
 
 def delivered(journal: Journal, channel: str, queue: str, delivery: Delivery) -> tuple[str, str, int]:
@@ -85,15 +86,15 @@ class Outbox:
         exchange: str = "",
         *,
         persistent: bool = True,
-        durable: bool = True,
+        kept: bool = True,
         barrier: bool = False,
         transaction: int = 0,
     ) -> int:
         """Journal and send a message; returns its number."""
         number = self._journal.next_number(self._publisher)
-        stored = persistent and durable
+
         self._journal.add(
-            Invoked(self._publisher, number, queues, stored, barrier=barrier, transaction=transaction)
+            Invoked(self._publisher, number, queues, kept, barrier=barrier, transaction=transaction)
         )
         self._tag += 1
         if not transaction:
@@ -121,12 +122,13 @@ class Publisher(AmqpWorker):
         await channel.call(commands.Confirm.Select())
         while True:
             for to in self.some_destinations():
+                persistent = self.is_persistent()
                 outbox.publish(
                     to.queues,
                     self.some_size(),
                     to.exchange,
-                    persistent=self.is_persistent(),
-                    durable=to.durable,
+                    persistent=persistent,
+                    kept=to.keeps(persistent=persistent),
                 )
             await self.pause(0.01)
             while len(outbox) > UNCONFIRMED_MAX:

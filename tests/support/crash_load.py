@@ -28,7 +28,7 @@ class Load:
             NativeConsumer(journal, "c1", seed, ("work",), prefetch=10),
             Consumer(journal, "c2", seed, ("work", "copy-a"), prefetch=1000),
             NativeConsumer(journal, "c3", seed, ("copy-a", "copy-b"), prefetch=100),
-            Consumer(journal, "c4", seed, ("copy-b", TRANSIENT_QUEUE), prefetch=50),
+            Consumer(journal, "c4", seed, ("copy-b", "quorum", TRANSIENT_QUEUE), prefetch=50),
             Transactor(journal, "t0", seed),
             Deleter(journal, "d0", seed),
         ]

@@ -16,10 +16,13 @@ POOL = Random(1).randbytes(SIZE_MAX + (1 << 16))
 """Bodies are slices of it: cheap to make and to compare, and a shifted or mixed-up one differs."""
 UNCONFIRMED_MAX = 200
 DEAD, BARRIER, SCRATCH = "dead", "barrier", "scratch"
-DEAD_LETTERING = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD}
+QUEUE_ARGUMENTS: dict[str, dict[str, str | int]] = {
+    "work": {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD},
+    "quorum": {"x-queue-type": "quorum", "x-delivery-limit": -1},
+}
 COPIES = ("copy-a", "copy-b")
 OUT = ("out-a", "out-b")
-DURABLE_QUEUES = ("work", "single", *COPIES, "backlog", SCRATCH, DEAD, "orders", *OUT, BARRIER)
+DURABLE_QUEUES = ("work", "single", *COPIES, "backlog", "quorum", SCRATCH, DEAD, "orders", *OUT, BARRIER)
 TRANSIENT_QUEUE = "volatile"
 
 
@@ -31,6 +34,11 @@ class Destination:
     queues: tuple[str, ...]
     exchange: str = ""
     durable: bool = True
+    quorum: bool = False
+
+    def keeps(self, *, persistent: bool) -> bool:
+        """Whether a message must survive a restart."""
+        return self.durable and (persistent or self.quorum)
 
 
 DESTINATIONS = (
@@ -40,6 +48,7 @@ DESTINATIONS = (
     Destination(1, ("backlog",)),
     Destination(1, (SCRATCH,)),
     Destination(1, ("orders",)),
+    Destination(1, ("quorum",), quorum=True),
     Destination(1, (TRANSIENT_QUEUE,), durable=False),
 )
 SIZES = ((0, 10), (100, 45), (1024, 39), (1 << 16, 5), (1 << 18, 0.8), (SIZE_MAX, 0.2))  # (at most, weight)

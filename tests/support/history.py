@@ -19,7 +19,7 @@ class Invoked(NamedTuple):
     publisher: str
     number: int
     queues: tuple[str, ...]  # every queue that must get a copy
-    persistent: bool = True  # a persistent message, and all of `queues` durable
+    persistent: bool = True  # must survive a restart: a persistent message, and all of `queues` durable
     barrier: bool = False
     transaction: int = 0  # 0: none; numbered per channel, shared with the acks of the transaction
 

@@ -58,7 +58,7 @@ class NativePublisher(NativeWorker):
         number = self.journal.next_number(self.name)
         persistent = self.is_persistent()
         message = self.message(number, self.some_size(), persistent=persistent)
-        self.journal.add(Invoked(self.name, number, to.queues, persistent and to.durable))
+        self.journal.add(Invoked(self.name, number, to.queues, to.keeps(persistent=persistent)))
         key = "" if to.exchange else to.queues[0]
         await channel.publish(message, key, exchange=to.exchange, mandatory=False)
         self.journal.add(Confirmed(self.name, number))
