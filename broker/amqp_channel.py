@@ -12,7 +12,7 @@ from leveret.protocol.amqp import methods
 from leveret.protocol.amqp.connection import ServerConnection
 from leveret.protocol.amqp.rendering import ChannelRenderer
 from leveret.protocol.amqp.wire_types import Method
-from leveret.protocol.errors import AmqpError, HardError
+from leveret.protocol.errors import AmqpError, HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
 from .channel import Channel
@@ -221,7 +221,8 @@ class AmqpChannel:
         return methods.TxSelectOk()
 
     def _tx_commit(self, _: methods.TxCommit) -> Method:
-        self.channel.tx_commit()
+        if self.channel.tx_commit():
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "partial tx completion")
         return methods.TxCommitOk()
 
     def _tx_rollback(self, _: methods.TxRollback) -> Method:

@@ -214,9 +214,9 @@ class Channel:
         else:
             self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
 
-    def _commit_publish(self, queues: "Sequence[Queue]", *publish: Any) -> None:
+    def _commit_publish(self, queues: "Sequence[Queue]", *publish: Any) -> bool:
         """A kept publish goes to those of its queues that are still there."""
-        self._deliver_publish([queue for queue in queues if not queue.is_deleted], *publish)
+        return self._deliver_publish([queue for queue in queues if not queue.is_deleted], *publish)
 
     def _deliver_publish(
         self,
@@ -227,7 +227,8 @@ class Channel:
         properties: bytes,
         facts: PropertyFacts,
         body: bytes,
-    ) -> None:
+    ) -> bool:
+        """Returns whether a queue refused it."""
         services = self._services
         message = Message(
             services.next_sequence(), services.clock.now_ms(), exchange, routing_key, properties, facts, body
@@ -248,6 +249,7 @@ class Channel:
             if refused:
                 confirms.refuse_last()
             self._journal.confirm(self, confirms.last_tag)
+        return refused
 
     def _with_reply_name(self, properties: bytes) -> bytes:
         if self._replies is None:
@@ -259,6 +261,12 @@ class Channel:
         if self._confirms is not None:
             self._confirms.skip_last()
             self._journal.confirm(self, self._confirms.last_tag)
+
+    def skip_publish(self) -> None:
+        """The wire refused a publish before it came here: it has a publish tag, but gets no confirm."""
+        if self._confirms is not None:
+            self._confirms.last_tag += 1
+        self.publish_failed()
 
     def confirm_up_to(self, publish_tag: int) -> None:
         """The journal: everything up to this publish is durable."""
@@ -277,10 +285,15 @@ class Channel:
         if self._transaction is None:
             self._transaction = Transaction()
 
-    def tx_commit(self) -> None:
-        """Applies everything at once; the session holds commit-ok back until it is durable."""
-        self._require_transaction().commit()
+    def tx_commit(self, before_publish: Callable[[int], object] = lambda _: None) -> list[int]:
+        """Applies everything at once; the session holds commit-ok back until it is durable.
+
+        Calls back with the position of each publish in the transaction before it happens; returns the
+        positions of those that a queue refused.
+        """
+        refused = self._require_transaction().commit(before_publish)
         self._journal.changes += 1
+        return refused
 
     def tx_rollback(self) -> None:
         self._require_transaction().rollback()

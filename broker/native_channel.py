@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 Arguments = dict[str, FieldValue]
 
-REFUSED_BY_QUEUE = "a queue refused the message"
-
 
 class NativeChannel:
     """See the module's docstring."""
@@ -42,6 +40,9 @@ class NativeChannel:
         self._tags: dict[int, str] = {}  # and back
         self._prefetch_count = 0  # what QOS said, for consumers that ask for none of their own
         self._publish_tag = 0  # of the publish that is being executed
+        self._is_transactional = False
+        self._kept_tags: list[int] = []  # of the publishes that wait for the commit
+        self._flaw: AmqpError | None = None  # why a publish of the open transaction was refused: no commit
         self._deliveries: list[tuple[int, int, int, str, str, bytes, bytes]] = []
         self._deliveries_bytes = 0
         self._confirmed: list[TagElement] = []
@@ -79,8 +80,7 @@ class NativeChannel:
         self._session.buffered(self, 0)
 
     def refuse(self, publish_tag: int, multiple: bool) -> None:
-        error = SoftError(ReplyCode.RESOURCE_ERROR, REFUSED_BY_QUEUE)
-        self._refuse([0, publish_tag] if multiple else publish_tag, error)
+        self._refuse([0, publish_tag] if multiple else publish_tag, _refused_by_queue())
 
     def _refuse(self, tag: TagElement, error: AmqpError) -> None:
         self._refused.setdefault((error.reply_code, error.reply_text), []).append(tag)
@@ -131,13 +131,26 @@ class NativeChannel:
         """PUBLISH: a message that fails is refused by its tag, the others go on."""
         channel = self.channel
         publish = channel.publish
+        message_max = self._protocol.message_max
         for tag, (exchange, routing_key, flags, properties, body) in enumerate(messages, publish_tag):
             self._publish_tag = tag
+            if len(body) > message_max:
+                channel.skip_publish()
+                self._refuse_publish(tag, _too_large(len(body), message_max))
+                continue
             try:
                 publish(exchange, routing_key, bool(flags & MANDATORY), False, properties, body)
             except AmqpError as error:
                 channel.publish_failed()
-                self._refuse(tag, error)
+                self._refuse_publish(tag, error)
+            else:
+                if self._is_transactional:
+                    self._kept_tags.append(tag)
+
+    def _refuse_publish(self, tag: int, error: AmqpError) -> None:
+        self._refuse(tag, error)
+        if self._is_transactional and self._flaw is None:
+            self._flaw = error
 
     def exchange_declare(
         self,
@@ -269,6 +282,40 @@ class NativeChannel:
 
     def recover(self) -> None:
         self.channel.recover()
+
+    def tx_select(self) -> None:
+        self.channel.tx_select()
+        self._is_transactional = True
+
+    def tx_commit(self) -> None:
+        """All or nothing: what lacks a publish is rolled back, and the reason is the answer."""
+        flaw, tags = self._flaw, self._kept_tags
+        if flaw is not None:
+            self.tx_rollback()
+            self.write_batches()  # the REFUSE that explains it comes first
+            raise flaw
+        self._kept_tags = []
+
+        def starting(position: int) -> None:
+            self._publish_tag = tags[position]
+
+        for position in self.channel.tx_commit(starting):
+            self._refuse(tags[position], _refused_by_queue())
+        self.write_batches()  # RETURN and REFUSE come before the reply
+
+    def tx_rollback(self) -> None:
+        self.channel.tx_rollback()
+        self._kept_tags = []
+        self._flaw = None
+
+
+def _refused_by_queue() -> SoftError:
+    return SoftError(ReplyCode.RESOURCE_ERROR, "a queue refused the message")
+
+
+def _too_large(size: int, limit: int) -> SoftError:
+    text = f"message size {size} is larger than configured max size {limit}"
+    return SoftError(ReplyCode.PRECONDITION_FAILED, text)
 
 
 def _each(delivery_tags: list[TagElement]) -> Iterator[tuple[int, bool]]:

@@ -46,6 +46,9 @@ _OPERATIONS: dict[int, Callable[..., Sequence[Any] | None]] = {
     FrameType.NACK: NativeChannel.nack,
     FrameType.REJECT: NativeChannel.reject,
     FrameType.RECOVER: NativeChannel.recover,
+    FrameType.TX_SELECT: NativeChannel.tx_select,
+    FrameType.TX_COMMIT: NativeChannel.tx_commit,
+    FrameType.TX_ROLLBACK: NativeChannel.tx_rollback,
 }
 
 
@@ -157,17 +160,21 @@ class NativeSession:
         if self._connection is not None:
             self._connection.close()
 
-    # Alarms (version 1 of the wire has no word for them: the publisher only feels that nothing is read)
+    # Alarms
 
     def _block(self) -> None:
         """Read nothing more of a publisher until the alarms are over."""
+        alarms = self._broker.alarms
         self._is_blocked = True
         self._host.pause_input()
-        self._broker.alarms.when_clear(self._unblock)
+        alarms.when_clear(self._unblock)
+        self._protocol.send(FrameType.BLOCKED, alarms.reason)
 
     def _unblock(self) -> None:
         self._is_blocked = False
         self._host.resume_input()
+        self._protocol.send(FrameType.UNBLOCKED)
+        self._host.request_flush()
 
     # What the channels call
 

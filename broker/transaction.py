@@ -24,7 +24,8 @@ class Kept(NamedTuple):
 class Transaction:
     """What a channel in tx mode has kept back, in order."""
 
-    publishes: list[Callable[[], None]] = field(default_factory=list)
+    publishes: list[Callable[[], bool]] = field(default_factory=list)
+    """Each returns whether a queue refused it."""
     settlements: list[Kept] = field(default_factory=list)
 
     def kept_copies(self) -> Iterator[QueuedMessage]:
@@ -32,14 +33,21 @@ class Transaction:
         for kept in self.settlements:
             yield from kept.copies
 
-    def commit(self) -> None:
-        """Publishes first, then settlements, as RabbitMQ orders them."""
+    def commit(self, before_publish: Callable[[int], object]) -> list[int]:
+        """Publishes first, then settlements, as RabbitMQ orders them.
+
+        Calls back with the position of each publish before it happens; returns those that a queue refused.
+        """
         publishes, self.publishes = self.publishes, []
         settlements, self.settlements = self.settlements, []
-        for publish in publishes:
-            publish()
+        refused = []
+        for position, publish in enumerate(publishes):
+            before_publish(position)
+            if publish():
+                refused.append(position)
         for kept in settlements:
             kept.commit()
+        return refused
 
     def rollback(self) -> None:
         """Forget the publishes; the settled deliveries are unacked again. Nothing is requeued."""

@@ -247,20 +247,11 @@ class ServerConnection(NativeConnection):
         elif self.state is not State.OPEN or type_ == FrameType.HELLO:
             raise _unexpected(frame)
         elif type_ == FrameType.PUBLISH:
-            self._check_bodies(frame[3])
             if not self._count_publish(frame):
                 return
         elif not self._admit_request(frame):
             return
         events.append(frame)
-
-    def _check_bodies(self, messages: list[list[Any]]) -> None:
-        """Refuse what fits the frame it came in, but not every frame in which it would be delivered."""
-        limit = self.message_max
-        for message in messages:
-            if len(message[4]) > limit:
-                text = f"PUBLISH: a body of {len(message[4])} octets exceeds message_max ({limit})"
-                raise HardError(ReplyCode.FRAME_ERROR, text)
 
     def _count_publish(self, frame: list[Any]) -> bool:
         """Whether a PUBLISH counts: its channel is open. Raises when a tag is missing."""

@@ -39,6 +39,8 @@ class FrameType(IntEnum):
     WELCOME = 0x03
     CLOSE = 0x04
     CLOSED = 0x05
+    BLOCKED = 0x06
+    UNBLOCKED = 0x07
     REPLY = 0x08
     ERROR = 0x09
     CHANNEL_OPEN = 0x10
@@ -61,6 +63,9 @@ class FrameType(IntEnum):
     NACK = 0x2D
     REJECT = 0x2E
     RECOVER = 0x2F
+    TX_SELECT = 0x30
+    TX_COMMIT = 0x31
+    TX_ROLLBACK = 0x32
     PUBLISH = 0x40
     CONFIRM = 0x41
     REFUSE = 0x42
@@ -157,6 +162,8 @@ LAYOUTS: dict[int, Layout] = {
         _from_server(FrameType.WELCOME, *_LIMITS, Field("message_max", U32), _PROPERTIES),
         Layout(FrameType.CLOSE, Role.BOTH, (_CODE, _TEXT)),
         Layout(FrameType.CLOSED, Role.BOTH, ()),
+        _from_server(FrameType.BLOCKED, Field("reason", TEXT)),
+        _from_server(FrameType.UNBLOCKED),
         _from_server(FrameType.REPLY, _REQUEST, Field("values", LIST, [])),
         _from_server(FrameType.ERROR, _REQUEST, _CODE, _TEXT, Field("operation", U8)),
         _request(FrameType.CHANNEL_OPEN, Field("confirm", FLAG, True)),
@@ -205,6 +212,9 @@ LAYOUTS: dict[int, Layout] = {
         _request(FrameType.NACK, _DELIVERY_TAGS, _REQUEUE),
         _request(FrameType.REJECT, _DELIVERY_TAGS, _REQUEUE),
         _request(FrameType.RECOVER),
+        _request(FrameType.TX_SELECT),
+        _request(FrameType.TX_COMMIT),
+        _request(FrameType.TX_ROLLBACK),
         Layout(
             FrameType.PUBLISH,
             Role.CLIENT,

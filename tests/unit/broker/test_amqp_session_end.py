@@ -96,6 +96,14 @@ class TestHold:
         peer.house.commit()
         assert peer.said() == [(1, methods.TxCommitOk())]
 
+    def test_a_commit_of_which_a_queue_refuses_something_fails(self, peer: Peer) -> None:
+        for_one = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        peer.ask(1, methods.QueueDeclare(queue="full", arguments=for_one), methods.TxSelect())
+        peer.send(publish(1, b"1", routing_key="full") + publish(1, b"2", routing_key="full"))
+        text = "PRECONDITION_FAILED - partial tx completion"
+        assert peer.ask(1, methods.TxCommit()) == [close_of(1, 406, text, methods.TxCommit.ids)]
+        assert peer.house.broker.vhosts["/"].queues["full"].message_count == 1
+
     def test_a_connection_lost_meanwhile_says_nothing_more(self, peer: Peer) -> None:
         peer.ask(1, self.DURABLE, methods.QueueDeclare(queue="never"))
         peer.session.connection_lost()

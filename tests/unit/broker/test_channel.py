@@ -348,6 +348,17 @@ def test_commit_without_select(client: Client) -> None:
             operation()
 
 
+async def test_a_commit_says_what_each_publish_met(broker: WholeBroker, client: Client) -> None:
+    client.declare("full", x_max_length=1, x_overflow="reject-publish")
+    client.channel.tx_select()
+    client.publish("full", b"1", b"2")
+    client.channel.publish("", "nowhere", True, False, PERSISTENT, b"3")
+    started: list[int] = []
+    assert client.channel.tx_commit(started.append) == [1]
+    assert started == [0, 1, 2]
+    assert client.channel.tx_commit() == []
+
+
 async def test_closing_a_channel_undoes_its_transaction(broker: WholeBroker, client: Client) -> None:
     await filled(broker, client, b"job")
     client.channel.tx_select()

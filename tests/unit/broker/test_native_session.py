@@ -1,127 +1,22 @@
 """The native session over the real domain, without sockets: a client's frames in, the broker's frames out."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
+from native_house import F, Peer, entry
 from whole_broker import PERSISTENT, TRANSIENT, WholeBroker
 
 from leveret.broker.alarms import Limits
-from leveret.broker.auth import Authenticator, User, hash_password
 from leveret.broker.native_session import (
     CLOSE_TIMEOUT_S,
     HELD_REPLIES_MAX,
     TURN_OUTPUT_MAX_BYTES,
-    NativeSession,
 )
-from leveret.broker.session import SessionSettings
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import HardError
-from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES, ClientConnection, State
-from leveret.protocol.native.layouts import FrameType
+from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES
 from leveret.protocol.reply_codes import ReplyCode
 from leveret.storage.memory import MemoryEngine
-
-F = FrameType
-
-
-class FakeHost:
-    """The transport: notes what the session asks of it."""
-
-    name = "peer -> broker"
-
-    def __init__(self, *, peer_is_loopback: bool = True) -> None:
-        self.peer_is_loopback = peer_is_loopback
-        self.wants_flush = False
-        self.holds = 0
-        self.closes_after: list[float] = []
-
-    def request_flush(self) -> None:
-        self.wants_flush = True
-
-    def pause_input(self) -> None:
-        self.holds += 1
-
-    def resume_input(self) -> None:
-        self.holds -= 1
-
-    def close_after(self, delay_s: float) -> None:
-        self.closes_after.append(delay_s)
-
-
-class Peer:
-    """A client at the other end of one session."""
-
-    def __init__(
-        self, house: WholeBroker, *, message_max: int = 1 << 20, peer_is_loopback: bool = True
-    ) -> None:
-        user = User("guest", hash_password("guest", b"salt"))
-        settings = SessionSettings(
-            broker=house.broker,
-            authenticator=Authenticator([user], ["guest"]),
-            frame_max_bytes=131_072,
-            channel_max=10,
-            heartbeat_s=60,
-            message_size_max_bytes=message_max,
-            product="leveret",
-            version="1",
-        )
-        self.house = house
-        self.host = FakeHost(peer_is_loopback=peer_is_loopback)
-        self.session = NativeSession(settings, self.host)
-        self.protocol = ClientConnection()
-        self._request = 0
-
-    def log_in(self, password: str = "guest", vhost: str = "/") -> list[Any]:
-        self.protocol.hello("guest", password, vhost, heartbeat_s=60, frame_max=0, properties={})
-        return self.exchange()
-
-    def open(self, channel: int = 1, *, confirm: bool = True) -> "Peer":
-        """Log in if need be, and open a channel."""
-        if self.protocol.state is State.HELLO:
-            self.log_in()
-        assert self.request(F.CHANNEL_OPEN, confirm, channel=channel) == [[F.REPLY, self._request, []]]
-        return self
-
-    def send(self, type_: FrameType, *fields: Any) -> list[Any]:
-        """Send a frame; the answers of the same turn."""
-        self.protocol.send(type_, *fields)
-        return self.exchange()
-
-    def request(self, type_: FrameType, *fields: Any, channel: int = 1) -> list[Any]:
-        self._request += 1
-        return self.send(type_, self._request, channel, *fields)
-
-    def publish(self, *entries: list[Any], tag: int = 1, channel: int = 1) -> list[Any]:
-        return self.send(F.PUBLISH, channel, tag, list(entries))
-
-    def exchange(self) -> list[Any]:
-        """Bring what was sent to the session, end the turn, and take what it says."""
-        data = b"".join(self.protocol.data_to_send())
-        if data:
-            self.session.receive_data(data)
-        self.house.end_turn()
-        return self.read()
-
-    def read(self) -> list[Any]:
-        assert self.host.wants_flush or not self.protocol.out
-        self.host.wants_flush = False
-        return [list(event) for event in self.protocol.receive_data(b"".join(self.session.take_output()))]
-
-    async def durable(self) -> list[Any]:
-        """Commit what is pending; what the session says then."""
-        await self.house.commit()
-        return self.exchange()
-
-    async def declare(self, queue: str, *, durable: bool = True) -> None:
-        self.request(F.QUEUE_DECLARE, queue, False, durable, False, False, {})
-        await self.durable()
-
-
-def entry(
-    routing_key: str, body: bytes = b"x", *, mandatory: int = 0, properties: bytes = PERSISTENT
-) -> list[Any]:
-    return ["", routing_key, mandatory, properties, body]
 
 
 @pytest.fixture
@@ -288,11 +183,15 @@ class TestPublish:
         assert frames[0][2] == [[2, 312, "NO_ROUTE"]]
         assert await peer.durable() == []
 
-    async def test_a_body_over_the_limit_ends_the_connection(self, house: WholeBroker) -> None:
+    async def test_a_body_over_the_limit_is_refused_by_its_tag(self, house: WholeBroker) -> None:
         peer = Peer(house, message_max=100).open()
-        [close] = peer.publish(entry("q", bytes(101)))
-        assert close[:2] == [F.CLOSE, 501]
-        assert not house.broker.connections
+        await peer.declare("q")
+        text = "PRECONDITION_FAILED - message size 101 is larger than configured max size 100"
+        assert peer.publish(entry("q", bytes(101)), entry("q", bytes(100)), entry("q", bytes(101))) == [
+            [F.REFUSE, 1, [1, 3], 406, text]
+        ]
+        assert await peer.durable() == [[F.CONFIRM, 1, [2]]]
+        assert peer.house.broker.vhosts["/"].queues["q"].message_count == 1
 
 
 class TestConsume:
@@ -508,12 +407,26 @@ class TestAlarms:
     async def test_publishers_are_not_read_and_the_others_are(self, alarmed: WholeBroker) -> None:
         publisher, consumer = Peer(alarmed).open(), Peer(alarmed).open()
         consumer.request(F.QUEUE_DECLARE, "q", False, False, False, False, {})
-        publisher.publish(entry("q", b"had been read"))
+        assert publisher.publish(entry("q", b"had been read")) == [[F.BLOCKED, "low on memory"]]
         assert (publisher.host.holds, consumer.host.holds) == (1, 0)
         [reply] = consumer.request(F.GET, "q", True)
         assert b"had been read" in reply[2]
         alarmed.broker.alarms.update(0, 0)
         assert publisher.host.holds == 0
+        assert publisher.read() == [[F.UNBLOCKED]]
+        assert consumer.read() == []
+
+    async def test_a_blocked_peer_is_not_blamed_for_its_silence(self, alarmed: WholeBroker) -> None:
+        peer = Peer(alarmed).open()
+        peer.publish(entry("nowhere"))
+        for now_s in (1000.0, 1100.0, 1200.0):
+            peer.session.tick(now_s)
+        assert peer.host.closes_after == []
+        alarmed.broker.alarms.update(0, 0)
+        peer.session.tick(1259.0)
+        assert peer.host.closes_after == []
+        peer.session.tick(1260.0)
+        assert peer.host.closes_after == [0]
 
     async def test_a_blocked_connection_that_ends_waits_for_nothing(self, alarmed: WholeBroker) -> None:
         lost, closed = Peer(alarmed).open(), Peer(alarmed).open()

@@ -211,13 +211,6 @@ class TestChannels:
         server.answer_error(0, ReplyCode.NOT_FOUND, "no queue", FrameType.QUEUE_PURGE)
         assert sent(server, Role.SERVER) == []
 
-    def test_a_body_that_could_not_be_delivered_is_refused(self) -> None:
-        _, server = handshake(message_max=10)
-        receive(server, (FrameType.CHANNEL_OPEN, 1, 1))
-        assert receive(server, (FrameType.PUBLISH, 1, 1, [["", "q", 0, b"\0\0", bytes(10)]]))
-        error = failure(receive(server, (FrameType.PUBLISH, 1, 2, [["", "q", 0, b"\0\0", bytes(11)]])))
-        assert error.explanation == "PUBLISH: a body of 11 octets exceeds message_max (10)"
-
 
 class TestClose:
     def test_both_sides_agree_that_it_is_over(self) -> None:
