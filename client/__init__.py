@@ -5,7 +5,7 @@ over, and whatever waited raises. A layer that reconnects goes above it and uses
 exported here.
 
 Inside: `transport` has the socket, `connection` the requests, `channel` the operations, `publisher` the
-confirms, `consumer` the deliveries, `settler` the acks.
+confirms, `transaction` what replaces them, `consumer` the deliveries, `settler` the acks.
 """
 
 from .channel import Channel
@@ -15,6 +15,7 @@ from .errors import (
     AccessRefused,
     AlreadySettled,
     AuthenticationFailed,
+    Blocked,
     BrokerError,
     ChannelClosed,
     ConnectionLost,
@@ -38,6 +39,7 @@ __all__ = [
     "AccessRefused",
     "AlreadySettled",
     "AuthenticationFailed",
+    "Blocked",
     "BrokerError",
     "Channel",
     "ChannelClosed",

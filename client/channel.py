@@ -6,7 +6,8 @@ later use.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,13 +16,14 @@ from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
 
 from .consumer import Consumer
-from .errors import BrokerError, ChannelClosed, ConsumerCancelled, LeveretError
+from .errors import Blocked, BrokerError, ChannelClosed, ConsumerCancelled, LeveretError
 from .exchange import Exchange, ExchangeType
 from .incoming import IncomingMessage
 from .message import Message, check_names
 from .publisher import Publisher
 from .queue import Queue
-from .settler import Settler
+from .settler import NO_REPLY, Settler
+from .transaction import Transaction
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Channel:
         self._last_consumer = 0
         self._prefetch_count = DEFAULT_PREFETCH_COUNT
         self._closed: LeveretError | None = None  # why it cannot be used any more
+        self._is_transactional = False  # the broker keeps everything until a commit
+        self.current_transaction: Transaction | None = None  # until its end is answered
 
     def __repr__(self) -> str:
         return f"<Channel {self.number}, {'closed' if self.is_closed else 'open'}>"
@@ -78,7 +82,7 @@ class Channel:
         if self._closed is None:
             closing = self.abandon()
             if closing is not None:
-                await asyncio.wait((closing,))
+                await self._transport.answered(closing)
 
     def abandon(self) -> asyncio.Future[list[Any]] | None:
         """`close` without waiting; the result is done when the broker has answered."""
@@ -110,10 +114,8 @@ class Channel:
 
     async def request(self, type_: FrameType, *fields: Any) -> list[Any]:
         """Send a request behind everything that was published and acked before."""
-        self.require_open()
-        self.write_batches()
         try:
-            return await self._connection.request(type_, self.number, *fields)
+            return await self.start_request(type_, *fields)
         except BrokerError as error:
             if self._closed is not None and error.reply_code == ReplyCode.CHANNEL_ERROR:
                 raise self._closed.with_traceback(
@@ -121,10 +123,23 @@ class Channel:
                 ) from None  # it was closed while the request was on its way
             raise
 
+    def start_request(self, type_: FrameType, *fields: Any) -> asyncio.Future[list[Any]]:
+        """`request` without waiting."""
+        self.require_open()
+        self.write_batches()
+        return self._connection.start_request(type_, self.number, *fields)
+
+    def send(self, type_: FrameType) -> None:
+        """`request` of something that cannot fail."""
+        self.write_batches()
+        self._transport.send(type_, NO_REPLY, self.number)
+
     def write_batches(self) -> None:
         """Publishes first: who acks a message after publishing its result must not lose both."""
-        self._publisher.write_batch()
-        self._settler.write_batches()
+        published = self._publisher.write_batch()
+        settled = self._settler.write_batches()
+        if (published or settled) and self._is_transactional and not self._is_in_transaction:
+            self._transport.send(FrameType.TX_COMMIT, NO_REPLY, self.number)
 
     # What the broker says
 
@@ -230,21 +245,84 @@ class Channel:
     # Publishing
 
     async def publish(
-        self, message: Message, routing_key: str, *, exchange: str = "", mandatory: bool = True
+        self,
+        message: Message,
+        routing_key: str,
+        *,
+        exchange: str = "",
+        mandatory: bool = True,
+        timeout_s: float | None = None,
     ) -> None:
         """Publish, and return when the broker has confirmed: a persistent message in a durable queue is on
         the disk.
 
         Waits for a slot while too many publishes are under way. Raises Unroutable when `mandatory` and no
         queue is bound for the routing key, Nacked when a queue refused it, NotFound when there is no such
-        exchange. ConnectionLost and ChannelClosed leave open whether it arrived.
+        exchange. ConnectionLost and ChannelClosed leave open whether it arrived. While the broker blocks
+        publishers (it is low on memory or disk) it waits; when `timeout_s` is over it raises Blocked, or
+        TimeoutError if there is no such reason.
         """
         self.require_open()
         check_names(exchange, routing_key)
         if len(message.body) > self._connection.message_max_bytes:
             limit = self._connection.message_max_bytes
             raise ValueError(f"the body has {len(message.body)} bytes; the broker takes up to {limit}")
-        await self._publisher.publish(message, exchange, routing_key, mandatory)
+        if timeout_s is None:
+            await self._publisher.publish(message, exchange, routing_key, mandatory)
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._publisher.publish(message, exchange, routing_key, mandatory)
+        except TimeoutError:
+            reason = self._connection.blocked_reason
+            if reason is None:
+                raise TimeoutError(f"no confirm within {timeout_s:g} s") from None
+            raise Blocked(message, reason, timeout_s) from None
+
+    # Transactions
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """`async with channel.transaction():` what the block publishes and settles happens as a whole: when
+        it ends well, on the disk when it is left; when it raises, not at all.
+
+        The channel must have no publisher confirms: in the block `publish` does not wait, and what it would
+        raise is raised at the end. A publish that the broker refuses undoes everything; Unroutable and Nacked
+        say that all the rest has happened. After a block that raised, its messages are to be settled again.
+
+        Outside of the blocks everything still takes effect at once, only that a refused publish now closes
+        the channel.
+        """
+        self.current_transaction = transaction = self._begin()
+        try:
+            yield
+        except BaseException:
+            transaction.roll_back()
+            raise
+        else:
+            await transaction.commit()
+        finally:
+            self.current_transaction = None
+
+    def _begin(self) -> Transaction:
+        self.require_open()
+        if self.publisher_confirms:
+            raise LeveretError(
+                "a channel with publisher confirms has no transactions; "
+                "open one with connection.channel(publisher_confirms=False)"
+            )
+        if self.current_transaction is not None:
+            raise LeveretError("this channel is in a transaction; let it end, or open another channel")
+        if self._is_transactional:
+            self.write_batches()
+        else:
+            self.send(FrameType.TX_SELECT)
+            self._is_transactional = True
+        return Transaction(self)
+
+    @property
+    def _is_in_transaction(self) -> bool:
+        return self.current_transaction is not None and self.current_transaction.is_open
 
     # Consuming
 
@@ -308,7 +386,7 @@ class Channel:
     async def cancel_consumer(self, consumer: Consumer) -> None:
         """`Consumer.cancel`; deliveries still on their way go back."""
         if self._consumers.pop(consumer.number, None) is not None and self._closed is None:
-            await self.request(FrameType.CANCEL, consumer.number)
+            await self._transport.answered(self.start_request(FrameType.CANCEL, consumer.number))
 
     async def get(self, queue: str, *, no_ack: bool = False) -> IncomingMessage | None:
         """`Queue.get`, by name; None when the queue is empty."""
@@ -321,6 +399,12 @@ class Channel:
         return message
 
     # Settling; `IncomingMessage` sees to it that each message is settled once
+
+    def settling(self, message: IncomingMessage) -> None:
+        """The application settles a message now: raise when that is not possible any more."""
+        self.require_open()
+        if self.current_transaction is not None and self.current_transaction.is_open:
+            self.current_transaction.settled(message)
 
     def settle_later(self, delivery_tag: int) -> None:
         """Ack at the end of this turn."""

@@ -74,6 +74,16 @@ class Connection:
         """Closed or broken: nothing can be done with it any more."""
         return self._end_reason is not None or self._protocol.state is not State.OPEN
 
+    @property
+    def is_blocked(self) -> bool:
+        """The broker is short of memory or disk and reads nothing from here: the connection has published."""
+        return self.blocked_reason is not None
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Such as "low on disk"; None while the connection is not blocked."""
+        return self._transport.blocked_reason
+
     # The life of a connection
 
     async def open(
@@ -107,6 +117,8 @@ class Connection:
         """Close all channels and say goodbye; publishes that are not confirmed yet raise. Idempotent."""
         if not self.is_closed:
             self._transport.close()
+            if self.is_blocked:
+                self._transport.abandon()  # the broker does not read the goodbye
         if self._end_reason is None:
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -191,6 +203,10 @@ class Connection:
                 self._welcomed.set_result(None)
         elif type_ == FrameType.CLOSE:
             self._refused(frame[1], frame[2])
+        elif type_ == FrameType.BLOCKED:
+            self._transport.block(frame[1])
+        elif type_ == FrameType.UNBLOCKED:
+            self._transport.unblock()
         else:
             channel = self._channels.get(frame[1])
             if channel is not None:  # else: it was on its way when the channel was closed

@@ -6,6 +6,7 @@
           `NotAllowed` 530, `NotSupported` 540
         - `Nacked` 506: a queue refused a published message
     - `Unroutable`: a mandatory message reached no queue; carries `message`
+    - `Blocked`: the broker is short of memory or disk, and the time for a publish was over; carries `message`
     - `ConsumerCancelled`: the broker ended a consumer, for example because its queue was deleted
     - `ChannelClosed`: the channel is closed
     - `ConnectionLost`: the connection is closed or broken
@@ -13,7 +14,8 @@
     - `QueueEmpty`: `Queue.get` found nothing
     - `AlreadySettled`: the message was acked, nacked or rejected before
 
-Wrong arguments raise `ValueError` or `TypeError`.
+Wrong arguments raise `ValueError` or `TypeError`; a publish whose `timeout_s` is over raises Python's own
+`TimeoutError`, and `Blocked` is one, too.
 """
 
 from typing import TYPE_CHECKING
@@ -77,6 +79,18 @@ class Unroutable(LeveretError):
         self.message = message
         self.exchange = exchange
         self.routing_key = routing_key
+
+
+class Blocked(LeveretError, TimeoutError):
+    """A publish was not sent, or not confirmed, in its time, for the broker has blocked publishers.
+
+    What was on its way already may still arrive when the alarm is over.
+    """
+
+    def __init__(self, message: "Message", reason: str, timeout_s: float) -> None:
+        super().__init__(f"no confirm within {timeout_s:g} s: the broker is {reason} and blocks publishers")
+        self.message = message
+        self.reason = reason
 
 
 class ConsumerCancelled(LeveretError):

@@ -35,9 +35,13 @@ class Exchange:
     def __str__(self) -> str:
         return self.name
 
-    async def publish(self, message: Message, routing_key: str, *, mandatory: bool = True) -> None:
+    async def publish(
+        self, message: Message, routing_key: str, *, mandatory: bool = True, timeout_s: float | None = None
+    ) -> None:
         """See `Channel.publish`."""
-        await self.channel.publish(message, routing_key, exchange=self.name, mandatory=mandatory)
+        await self.channel.publish(
+            message, routing_key, exchange=self.name, mandatory=mandatory, timeout_s=timeout_s
+        )
 
     async def bind(
         self,

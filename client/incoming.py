@@ -85,8 +85,12 @@ class IncomingMessage:
             raise AlreadySettled(
                 f"message {self.delivery_tag} cannot be {how}: it was {self._settled} before"
             )
-        self._channel.require_open()
+        self._channel.settling(self)
         self._settled = how
+
+    def unsettle(self) -> None:
+        """The transaction that settled it was rolled back: it waits again."""
+        self._settled = None
 
     @asynccontextmanager
     async def process(

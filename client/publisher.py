@@ -67,6 +67,9 @@ class Publisher:
         self._batch_bytes += size
         self._transport.request_flush(self._channel)
         if not self._confirms:
+            transaction = self._channel.current_transaction
+            if transaction is not None and transaction.is_open:
+                transaction.published(tag, message, exchange, routing_key)
             return
         self._pending[tag] = confirmed = self._loop.create_future()
         outcome = await confirmed
@@ -76,13 +79,15 @@ class Publisher:
             self._returned.discard(tag)
             raise Unroutable(message, exchange, routing_key)
 
-    def write_batch(self) -> None:
-        """Turn what was collected into a frame."""
-        if self._batch:
-            first = self._next_tag - len(self._batch)
-            self._transport.protocol.send_batch(FrameType.PUBLISH, self._number, first, self._batch)
-            self._batch = []
-            self._batch_bytes = 0
+    def write_batch(self) -> bool:
+        """Turn what was collected into a frame; returns whether there was something."""
+        if not self._batch:
+            return False
+        first = self._next_tag - len(self._batch)
+        self._transport.protocol.send_batch(FrameType.PUBLISH, self._number, first, self._batch)
+        self._batch = []
+        self._batch_bytes = 0
+        return True
 
     # What the broker answers
 
@@ -92,17 +97,21 @@ class Publisher:
 
     def refused(self, tags: list[TagElement], code: int, text: str) -> None:
         """REFUSE"""
-        error = Nacked if code == ReplyCode.RESOURCE_ERROR else broker_error
+        kind = Nacked if code == ReplyCode.RESOURCE_ERROR else broker_error
+        error = kind(code, text, "publish")
+        transaction = self._channel.current_transaction
         if self._confirms:
-            self._settle(tags, error(code, text, "publish"))
-        else:
+            self._settle(tags, error)
+        elif transaction is None or not transaction.refused(tags, error):
             log.warning("a publish without confirms was refused: %d %s", code, text)
 
     def returned(self, messages: list[list[Any]]) -> None:
         """RETURN"""
+        tags = [tag for tag, _, _ in messages]
+        transaction = self._channel.current_transaction
         if self._confirms:
-            self._returned.update(tag for tag, _, _ in messages if tag in self._pending)
-        else:
+            self._returned.update(tag for tag in tags if tag in self._pending)
+        elif transaction is None or not transaction.returned(tags):
             log.warning("%d mandatory messages without confirms reached no queue", len(messages))
 
     def _settle(self, tags: list[TagElement], outcome: LeveretError | None) -> None:

@@ -18,16 +18,19 @@ class Settler:
         self.nacks: dict[bool, list[int]] = {True: [], False: []}  # by requeue
         self.rejects: dict[bool, list[int]] = {True: [], False: []}
 
-    def write_batches(self) -> None:
-        """Turn what was collected into frames."""
+    def write_batches(self) -> bool:
+        """Turn what was collected into frames; returns whether there was something."""
+        found = bool(self.acks)
         if self.acks:
             self._write(FrameType.ACK, self.acks)
             self.acks = []
         for type_, by_requeue in ((FrameType.NACK, self.nacks), (FrameType.REJECT, self.rejects)):
             for requeue, tags in by_requeue.items():
                 if tags:
+                    found = True
                     self._write(type_, tags, requeue)
                     by_requeue[requeue] = []
+        return found
 
     def _write(self, type_: FrameType, tags: list[int], *fields: bool) -> None:
         packed = pack_tags(tags)

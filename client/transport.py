@@ -40,7 +40,9 @@ class Transport(asyncio.Protocol):
         self._socket: asyncio.Transport | None = None
         self._writers: dict[Writer, None] = {}
         self._flush_is_scheduled = False
-        self._is_paused = False
+        self._is_paused = False  # by a full buffer
+        self.blocked_reason: str | None = None  # why the broker reads no publishes, while it does not
+        self._blocked = asyncio.Event()
         self._drain_waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._reason: str | None = None  # why the connection ends, once it is known
@@ -63,6 +65,7 @@ class Transport(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket = None
         self._is_paused = False
+        self.blocked_reason = None
         if self._timer is not None:
             self._timer.cancel()
         self._wake_drain_waiters()
@@ -131,12 +134,12 @@ class Transport(asyncio.Protocol):
 
     @property
     def is_writable(self) -> bool:
-        """False while the socket's buffer is full: await `drained` before buffering more."""
-        return not self._is_paused
+        """False while the socket's buffer is full or publishers are blocked: await `drained` before more."""
+        return not self._is_paused and self.blocked_reason is None
 
     async def drained(self) -> None:
-        """Wait until the broker has read enough; returns at once, too, when the connection ends."""
-        while self._is_paused:
+        """Wait until the broker takes more; returns at once, too, when the connection ends."""
+        while not self.is_writable:
             waiter = self._loop.create_future()
             self._drain_waiters.append(waiter)
             await waiter
@@ -146,6 +149,25 @@ class Transport(asyncio.Protocol):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    # Alarms
+
+    def block(self, reason: str) -> None:
+        """BLOCKED: the broker has stopped reading."""
+        self.blocked_reason = reason
+        self._blocked.set()
+
+    def unblock(self) -> None:
+        """UNBLOCKED: it goes on."""
+        self.blocked_reason = None
+        self._blocked.clear()
+        self._wake_drain_waiters()
+
+    async def answered(self, answer: asyncio.Future[list[Any]]) -> None:
+        """Wait for an answer, but not while publishers are blocked: it may be hours in coming."""
+        blocked = self._loop.create_task(self._blocked.wait())
+        await asyncio.wait((answer, blocked), return_when=asyncio.FIRST_COMPLETED)
+        blocked.cancel()
 
     # Heartbeats and the end
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from itertools import count
+from pathlib import Path
 
 import aio_pika
 import pytest
@@ -12,6 +13,7 @@ import leveret
 from leveret import (
     AccessRefused,
     AuthenticationFailed,
+    Blocked,
     Channel,
     Connection,
     ConnectionLost,
@@ -186,6 +188,87 @@ class TestPublish:
         channel = await connection.channel()
         with pytest.raises(ValueError, match="the broker takes up to"):
             await channel.publish(Message(bytes(connection.message_max_bytes + 1)), "q")
+
+
+class TestTransaction:
+    async def test_results_and_acks_over_two_queues_are_one_change(
+        self, connection: Connection, queue: Queue, name: str
+    ) -> None:
+        channel = await connection.channel(publisher_confirms=False)
+        results = await channel.declare_queue(f"{name}-results", durable=True)
+        await channel.publish(Message(b"job"), queue.name)
+        job = await (await channel.get_queue(queue.name)).get()
+        assert job is not None
+
+        async def spoiled() -> None:
+            async with job.process(ignore_processed=True, requeue=True), channel.transaction():
+                await channel.publish(Message(b"result"), results.name)
+                await channel.publish(Message(b"result"), "", exchange="missing")
+                await job.ack()
+
+        with pytest.raises(NotFound, match="no exchange 'missing'"):
+            await spoiled()
+        assert (await channel.get_queue(results.name)).message_count == 0
+        again = await (await channel.get_queue(queue.name)).get()
+        assert again is not None
+        async with channel.transaction():
+            await channel.publish(Message(b"result"), results.name)
+            await again.ack()
+        assert (await channel.get_queue(results.name)).message_count == 1
+        await channel.close()
+        assert await queue.delete() == 0
+        await (await connection.channel()).queue_delete(results.name)
+
+    async def test_what_was_committed_survives_kill_9_and_what_was_not_does_not(self, daemon: Daemon) -> None:
+        async with leveret.connect(daemon.leveret_url) as connection:
+            channel = await connection.channel(publisher_confirms=False)
+            for queue in ("a", "b"):
+                await channel.declare_queue(queue, durable=True)
+            async with channel.transaction():
+                await channel.publish(Message(b"whole"), "a")
+                await channel.publish(Message(b"whole"), "b")
+
+            async def interrupted() -> None:
+                async with channel.transaction():
+                    await channel.publish(Message(b"never"), "a")
+                    await channel.get_queue("b")  # its reply says that the publish has arrived, too
+                    daemon.kill()
+
+            with pytest.raises(ConnectionLost):
+                await interrupted()
+        daemon.start()
+        async with leveret.connect(daemon.leveret_url) as connection, await connection.channel() as channel:
+            assert [(await channel.get_queue(queue)).message_count for queue in ("a", "b")] == [1, 1]
+
+
+class TestAlarm:
+    @pytest.mark.parametrize(
+        ("option", "reason"),
+        [
+            ("--memory-high-watermark=0", "low on memory"),
+            ("--disk-free-limit-bytes=" + "9" * 18, "low on disk"),
+        ],
+    )
+    async def test_publishers_are_told_and_consumers_go_on(
+        self, tmp_path: Path, option: str, reason: str
+    ) -> None:
+        with Daemon(tmp_path / "data", option) as daemon:
+            async with (
+                leveret.connect(daemon.leveret_url) as publishing,
+                leveret.connect(daemon.leveret_url) as consuming,
+            ):
+                channel = await publishing.channel()
+                await channel.declare_queue("q", durable=True)
+                assert not publishing.is_blocked
+                await channel.publish(Message(b"was read"), "q", timeout_s=PATIENCE_S)
+                assert publishing.blocked_reason == reason
+                message = Message(b"waits")
+                with pytest.raises(Blocked, match=reason) as caught:
+                    await channel.publish(message, "q", timeout_s=0.01)
+                assert caught.value.message is message
+                queue = await (await consuming.channel()).get_queue("q")
+                assert (await next_of(queue)).body == b"was read"
+                assert not consuming.is_blocked
 
 
 class TestConsume:
