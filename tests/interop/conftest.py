@@ -5,22 +5,14 @@ By default against a daemon of this session. Against another broker, to prove th
     LEVERET_TEST_AMQP_URL=amqp://guest:guest@127.0.0.1:5672/%2F pytest tests/interop
 """
 
-import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pika
 import pytest
-from adapters.aio_pika_client import AioPikaClient
+from adapters.clients import CLIENTS, FOREIGN_BROKER
 from adapters.face import Client, ClientChannel
-from adapters.kombu_client import KombuClient
-from adapters.pika_asyncio_client import PikaAsyncioClient
-from adapters.pika_blocking_client import PikaBlockingClient
 from adapters.relay import Relay
-
-CLIENTS: list[type[Client]] = [PikaBlockingClient, PikaAsyncioClient, AioPikaClient, KombuClient]
-
-FOREIGN_BROKER = os.environ.get("LEVERET_TEST_AMQP_URL")
 
 Connect = Callable[[], Awaitable[Client]]
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 from adapters.face import Client, ClientChannel, Delivery
-from adapters.kombu_client import KombuClient
 from adapters.relay import Relay
 from adapters.steps import drain, eventually, get_some, message_count, publish_all
 
@@ -27,9 +26,15 @@ async def queue(channel: ClientChannel, name: Name) -> str:
 
 
 @pytest.fixture
-def multiple_nack(client_class: type[Client]) -> None:
-    if client_class is KombuClient:
-        pytest.skip("py-amqp has no basic.nack")
+def acks_multiple(client_class: type[Client]) -> None:
+    if not client_class.acks_multiple:
+        pytest.skip("this library acks one by one")
+
+
+@pytest.fixture
+def nacks_multiple(client_class: type[Client]) -> None:
+    if not client_class.nacks_multiple:
+        pytest.skip("this library nacks one by one")
 
 
 async def test_acked_messages_do_not_come_back(client: Client, channel: ClientChannel, queue: str) -> None:
@@ -50,6 +55,7 @@ async def test_delivery_tags_count_from_one_on_each_channel(client: Client, queu
     assert [delivery.delivery_tag for delivery in await get_some(second, queue, 2)] == [1, 2]
 
 
+@pytest.mark.usefixtures("acks_multiple")
 async def test_ack_multiple_settles_up_to_the_tag(client: Client, channel: ClientChannel, queue: str) -> None:
     worker = await client.open_channel()
     deliveries = await get_some(worker, queue, 4)
@@ -60,6 +66,7 @@ async def test_ack_multiple_settles_up_to_the_tag(client: Client, channel: Clien
     assert facts(await get_some(channel, queue, 2)) == [(b"4", True), (b"5", False)]
 
 
+@pytest.mark.usefixtures("acks_multiple")
 async def test_ack_of_tag_zero_settles_everything(client: Client, channel: ClientChannel, queue: str) -> None:
     worker = await client.open_channel()
     await get_some(worker, queue, 5)
@@ -87,7 +94,7 @@ async def test_requeue_by_nack_restores_the_position(channel: ClientChannel, que
     assert facts(await get_some(channel, queue, 3)) == [(b"1", True), (b"3", True), (b"5", True)]
 
 
-@pytest.mark.usefixtures("multiple_nack")
+@pytest.mark.usefixtures("nacks_multiple")
 async def test_nack_multiple_requeues_all_up_to_the_tag(channel: ClientChannel, queue: str) -> None:
     deliveries = await get_some(channel, queue, 4)
 

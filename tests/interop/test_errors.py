@@ -9,7 +9,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from adapters.face import Client, ClientChannel, ClosedByBroker, Properties
-from adapters.kombu_client import KombuClient
 from adapters.steps import failure
 
 Name = Callable[[str], str]
@@ -32,6 +31,11 @@ def inequivalent(arg: str, what: str, new: str, old: str) -> str:
 
 def invalid(arg: str, reason: str) -> str:
     return f"PRECONDITION_FAILED - invalid arg '{arg}' for queue '{{no}}' in vhost '/': {reason}"
+
+
+def scope(client: Client, of_amqp: str) -> str:
+    """What the error ended: with the SDK always just the operation."""
+    return of_amqp if client.errors_close else "operation"
 
 
 async def take_and_ack_twice(channel: ClientChannel, names: dict[str, str]) -> None:
@@ -120,12 +124,6 @@ PRECONDITION: dict[str, tuple[Operation, str]] = {
         delete_bound_exchange,
         "PRECONDITION_FAILED - exchange '{x}' in vhost '/' in use",
     ),
-    "ack twice": (take_and_ack_twice, "PRECONDITION_FAILED - unknown delivery tag 1"),
-    "ack of a tag never given": (lambda ch, _: ch.ack(42), "PRECONDITION_FAILED - unknown delivery tag 42"),
-    "reject of a tag never given": (
-        lambda ch, _: ch.reject(7),
-        "PRECONDITION_FAILED - unknown delivery tag 7",
-    ),
     "negative limit": (new_queue(max_length=-1), invalid("x-max-length", "{value_negative,-1}")),
     "wrong type": (
         new_queue(message_ttl="1000"),
@@ -176,8 +174,9 @@ SOFT = [
 async def test_soft_errors_close_the_channel(
     client: Client, name: Name, operation: Operation, code: int, text: str
 ) -> None:
+    """AMQP's soft errors. With the SDK they fail the operation, and even the channel lives on."""
     names = {"q": name("q"), "x": name("x"), "no": name("no")}
-    channel, beside = await client.open_channel(), await client.open_channel()
+    channel, beside = await client.open_channel(confirms=True), await client.open_channel()
     await beside.declare_queue(names["q"])
     await beside.declare_exchange(names["x"], "direct")
 
@@ -185,8 +184,43 @@ async def test_soft_errors_close_the_channel(
 
     for key, value in names.items():
         text = text.replace("{" + key + "}", value)
-    assert (closed.scope, closed.code, closed.text) == ("channel", code, text)
+    assert (closed.scope, closed.code, closed.text) == (scope(client, "channel"), code, text)
     await beside.declare_queue(names["q"], passive=True)  # the rest of the connection lives
+
+
+UNKNOWN_TAGS: dict[str, tuple[Operation, int]] = {
+    "ack twice": (take_and_ack_twice, 1),
+    "ack of a tag never given": (lambda ch, _: ch.ack(42), 42),
+    "ack of a tag never given, multiple": (lambda ch, _: ch.ack(5, multiple=True), 5),
+    "reject of a tag never given": (lambda ch, _: ch.reject(7), 7),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN_TAGS)
+async def test_unknown_delivery_tags(client: Client, name: Name, case: str) -> None:
+    if not client.settles_by_tag:
+        pytest.skip("this library cannot settle what it does not have")
+    operation, tag = UNKNOWN_TAGS[case]
+    queue = name("q")
+    channel = await client.open_channel()
+    await channel.declare_queue(queue)
+
+    closed = await failure(channel, operation(channel, {"q": queue}))
+
+    assert (closed.scope, closed.code) == ("channel", 406)
+    assert closed.text == f"PRECONDITION_FAILED - unknown delivery tag {tag}"
+
+
+async def test_publish_without_confirms_to_no_exchange(client: Client, name: Name) -> None:
+    if not client.errors_close:
+        pytest.skip("this library only logs it")
+    channel = await client.open_channel(confirms=False)
+    exchange = name("missing")
+
+    closed = await failure(channel, channel.publish(b"x", exchange=exchange))
+
+    assert (closed.scope, closed.code) == ("channel", 404)
+    assert closed.text == f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
 
 
 @pytest.mark.parametrize("expiration", ["", "10foobar", "-10", "soon"])
@@ -231,15 +265,16 @@ async def test_an_exclusive_queue_is_locked_for_others(
 
     closed = await failure(channel, EXCLUSIVE[case](channel, {"q": queue}))
 
-    assert (closed.scope, closed.code, closed.text) == ("channel", 405, LOCKED.replace("{q}", queue))
+    assert (closed.scope, closed.code) == (scope(client, "channel"), 405)
+    assert closed.text == LOCKED.replace("{q}", queue)
     await owner.close()
 
 
 async def test_internal_exchanges_take_nothing(
     client: Client, client_class: type[Client], name: Name
 ) -> None:
-    if client_class is KombuClient:
-        pytest.skip("py-amqp cannot declare internal exchanges")
+    if not client_class.declares_internal:
+        pytest.skip("this library cannot declare internal exchanges")
     exchange = name("internal")
     channel = await client.open_channel(confirms=True)
     await channel.declare_exchange(exchange, "fanout", internal=True)
@@ -259,7 +294,7 @@ async def test_an_unknown_exchange_type_closes_the_connection(client: Client, na
     with pytest.raises(ClosedByBroker) as closed:
         await channel.declare_exchange(exchange, "no-such-type")
 
-    assert (closed.value.scope, closed.value.code) == ("connection", 503)
+    assert (closed.value.scope, closed.value.code) == (scope(client, "connection"), 503)
     assert closed.value.text == "COMMAND_INVALID - unknown exchange type 'no-such-type'"
 
 

@@ -73,7 +73,7 @@ class AioPikaClient(Client):
     unspeakable = frozenset({"cluster_id"})
     tells_absent_from_empty = False
     unspeakable_headers = frozenset({bytes})
-    checks_names = True
+    allows_any_name = False
     tells_why_open_failed = False
     # Returned messages are only matched with publishes that wait for a confirm.
     returns_without_confirms = False

@@ -229,14 +229,22 @@ class Client(ABC):
     """One connection of one library."""
 
     name: ClassVar[str]
-    # Properties this library's own message type cannot express, or invents when they were not given.
-    unspeakable: ClassVar[frozenset[str]] = frozenset()
-    # The same for types of header values.
-    unspeakable_headers: ClassVar[frozenset[type]] = frozenset()
-    checks_names: ClassVar[bool] = False  # refuses names itself that brokers allow
-    tells_absent_from_empty: ClassVar[bool] = True
+
+    # What a library cannot do or say; scenarios about just that are skipped.
+    unspeakable: ClassVar[frozenset[str]] = frozenset()  # properties its own message type lacks
+    unspeakable_headers: ClassVar[frozenset[type]] = frozenset()  # types of header values
+    tells_absent_from_empty: ClassVar[bool] = True  # it does not fill in properties that were not given
+    allows_any_name: ClassVar[bool] = True  # that brokers allow
+    declares_internal: ClassVar[bool] = True  # exchanges
     returns_without_confirms: ClassVar[bool] = True
+    counts_on_get: ClassVar[bool] = True  # passes on the message count of basic.get-ok
+    acks_multiple: ClassVar[bool] = True
+    nacks_multiple: ClassVar[bool] = True
+    settles_by_tag: ClassVar[bool] = True  # also a tag that it never saw
     tells_why_open_failed: ClassVar[bool] = True
+
+    # An error of AMQP closes its channel; the SDK's is the answer to one operation.
+    errors_close: ClassVar[bool] = True
 
     @classmethod
     def url(cls, amqp_url: str) -> str:

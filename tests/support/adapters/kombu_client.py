@@ -47,6 +47,9 @@ def broker_said(error: BaseException) -> BaseException:
 
 class KombuClient(Client):
     name = "kombu"
+    # py-amqp lacks basic.nack and the internal bit of exchange.declare.
+    nacks_multiple = False
+    declares_internal = False
 
     def __init__(self) -> None:
         self._thread = ClientThread()
@@ -283,9 +286,8 @@ class KombuChannel(ClientChannel):
         await self._call(self._channel.basic_ack, delivery_tag, multiple=multiple)
 
     async def nack(self, delivery_tag: int, *, multiple: bool = False, requeue: bool = True) -> None:
-        # py-amqp has no basic.nack; "multiple" cannot be said with reject.
         if multiple:
-            raise NotImplementedError("py-amqp has no basic.nack")
+            raise NotImplementedError("py-amqp has no basic.nack, and reject cannot say it")
         await self.reject(delivery_tag, requeue=requeue)
 
     async def reject(self, delivery_tag: int, *, requeue: bool = True) -> None:
