@@ -12,6 +12,7 @@ be a lie.
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from leveret.storage.blob import chain_hash, encode_blob
@@ -52,6 +53,11 @@ class Committer:
         self._bytes_since_checkpoint = 0
         self._wakeup = asyncio.Event()
         self._closing = False
+
+    @property
+    def blobs(self) -> Collection[StoredBlob]:
+        """What the log holds."""
+        return self._tail.blobs.values()
 
     def kick(self) -> None:
         """The end of a turn: there may be something to commit."""

@@ -157,6 +157,17 @@ class WholeBroker:
             await self._committer.commit()
             self.end_turn()
 
+    async def commit_batch(self) -> None:
+        """One group commit of what is pending now, and nothing else."""
+        assert self._committer is not None
+        await self._committer.commit()
+
+    @property
+    def live_copies(self) -> int:
+        """How many copies the blobs of the log are kept for."""
+        assert self._committer is not None
+        return sum(blob.live_copies for blob in self._committer.blobs)
+
     async def stop(self) -> None:
         """A clean stop: everybody goes, the last commit, a checkpoint."""
         assert self._committer is not None
