@@ -29,7 +29,7 @@ def _with_config_options(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command a flag for every option that `Config` declares."""
     for option in reversed(tuple(OPTIONS.values())):
         hidden = not option.about.shown
-        flag = click.option(option.flag, option.name, metavar="VALUE", help=option.help, hidden=hidden)
+        flag = click.option(*option.flags, option.name, metavar="VALUE", help=option.help, hidden=hidden)
         command = flag(command)
     return command
 

@@ -2,8 +2,9 @@
 
 A field's annotation is the option's type, its default the default; its name ends with the unit and its
 metadata holds the help text and the limits. From that come the command-line flag (`--heartbeat-s`), the key
-of the TOML file (`heartbeat_s`) and the environment variable (`LEVERET_HEARTBEAT_S`). What is set in
-several places is taken from the command line, else the environment, else the file, else the default.
+of the TOML file (`heartbeat_s`) and the environment variable (`LEVERET_HEARTBEAT_S`); all three may also be
+given without the unit (`--heartbeat`). What is set in several places is taken from the command line, else the
+environment, else the file, else the default.
 
 `load` validates everything and makes the one `Config` of the process. It is frozen and handed down, never
 global.
@@ -20,6 +21,7 @@ from typing import Any
 KIB = 1024
 MIB = 1024 * KIB
 PORT_MAX = 65535
+UNITS = ("s", "ms", "bytes")  # with which names end
 
 
 class ConfigError(Exception):
@@ -164,12 +166,18 @@ class Option:
     about: About
 
     @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+    def names(self) -> tuple[str, ...]:
+        """Its name, and the one without the unit if it has one."""
+        bare, _, unit = self.name.rpartition("_")
+        return (self.name, bare) if unit in UNITS else (self.name,)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return tuple("--" + name.replace("_", "-") for name in self.names)
 
     @property
     def variable(self) -> str:
-        return "LEVERET_" + self.name.upper()
+        return _variable(self.name)
 
     @property
     def help(self) -> str:
@@ -206,6 +214,10 @@ class Option:
             if about.maximum is not None and value > about.maximum:
                 return f"be at most {about.maximum}"
         return None
+
+
+def _variable(name: str) -> str:
+    return "LEVERET_" + name.upper()
 
 
 def _parse_int(value: object) -> int:
@@ -252,6 +264,9 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
+_BY_ANY_NAME = {name: option for option in OPTIONS.values() for name in option.names}
+
+
 def load(flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None) -> Config:
     """Merge the sources and validate. `flags` maps option names to the text given on the command line.
 
@@ -274,19 +289,21 @@ def _from_file(file: Path | None) -> Iterator[tuple[str, object, str]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
     for name, value in document.items():
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, 1)
+        option = _BY_ANY_NAME.get(name)
+        if option is None:
+            near = difflib.get_close_matches(name, _BY_ANY_NAME, 1)
             suggestion = f", did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unknown option {name} (from {file}){suggestion}")
-        yield name, value, str(file)
+        yield option.name, value, str(file)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
-    for option in OPTIONS.values():
-        if option.variable in environ:
-            yield option.name, environ[option.variable], option.variable
+    for name, option in _BY_ANY_NAME.items():
+        variable = _variable(name)
+        if variable in environ:
+            yield option.name, environ[variable], variable
 
 
 def _from_flags(flags: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
     for name, value in flags.items():
-        yield name, value, OPTIONS[name].flag
+        yield name, value, OPTIONS[name].flags[0]

@@ -34,7 +34,7 @@ def test_defaults_are_those_of_the_reference() -> None:
 def test_every_option_has_a_flag_a_variable_and_help() -> None:
     assert set(OPTIONS) == {declared.name for declared in fields(Config)}
     option = OPTIONS["frame_max_bytes"]
-    assert (option.flag, option.variable) == ("--frame-max-bytes", "LEVERET_FRAME_MAX_BYTES")
+    assert (option.flags[0], option.variable) == ("--frame-max-bytes", "LEVERET_FRAME_MAX_BYTES")
     assert option.help == "Largest AMQP frame. [LEVERET_FRAME_MAX_BYTES; default: 131072]"
 
 
@@ -95,8 +95,8 @@ def test_a_file_with_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value:
 
 
 def test_an_unknown_key_of_the_file_is_refused_with_a_suggestion(tmp_path: Path) -> None:
-    file = write(tmp_path, "heartbeat = 5\n")
-    with pytest.raises(ConfigError, match=r"unknown option heartbeat .*, did you mean heartbeat_s\?"):
+    file = write(tmp_path, "heartbaet = 5\n")
+    with pytest.raises(ConfigError, match=r"unknown option heartbaet .*, did you mean heartbeat\?"):
         load({}, {}, file)
 
 
@@ -114,3 +114,12 @@ def test_the_password_is_not_in_the_repr() -> None:
 def test_it_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         Config().port = 1  # type: ignore[misc]  # the point of the test
+
+
+def test_the_unit_of_a_name_may_be_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "leveret.toml"
+    file.write_text("heartbeat = 7\n")
+    assert load({}, {}, file).heartbeat_s == 7
+    assert load({}, {"LEVERET_HEARTBEAT": "8"}, file).heartbeat_s == 8
+    assert OPTIONS["shutdown_grace_s"].flags == ("--shutdown-grace-s", "--shutdown-grace")
+    assert OPTIONS["port"].flags == ("--port",)
