@@ -3,14 +3,14 @@
 import itertools
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from apps.celery_app import Settings, client
+from apps.celery_app import client, worker_command
 from apps.journal import Journal
 from apps.patience import TIMEOUT_S, wait_until
 from apps.process import AppProcess
+from apps.settings import Settings
 from celery import Celery, chain, chord, group
 from celery.exceptions import TaskRevokedError
 
@@ -30,8 +30,8 @@ def settings(broker_url: str, prefix: str, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def worker(settings: Settings) -> Iterator[AppProcess]:
-    command = settings.command("--hostname", WORKER, "--concurrency", "2", "--task-events")
-    with AppProcess(command, Path(settings.folder) / "worker.log") as worker:
+    command = worker_command("--hostname", WORKER, "--concurrency", "2", "--task-events")
+    with AppProcess(settings, *command) as worker:
         yield worker.wait_for(" ready.")
 
 

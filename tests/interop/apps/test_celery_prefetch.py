@@ -9,13 +9,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-from apps.celery_app import Settings, client
+from apps.celery_app import client, worker_command
 from apps.patience import TIMEOUT_S
 from apps.process import AppProcess
+from apps.settings import Settings
 from celery import Celery, chord
 
 CONCURRENCY = 2
@@ -68,10 +68,8 @@ def settings(mode: Mode, broker_url: str, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def worker(mode: Mode, settings: Settings) -> Iterator[AppProcess]:
-    command = settings.command(
-        "--concurrency", str(CONCURRENCY), "--prefetch-multiplier", str(mode.multiplier)
-    )
-    with AppProcess(command, Path(settings.folder) / "worker.log") as worker:
+    command = worker_command("--concurrency", str(CONCURRENCY), "--prefetch-multiplier", str(mode.multiplier))
+    with AppProcess(settings, *command) as worker:
         yield worker.wait_for(" ready.")
 
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from apps.celery_app import Settings, client
+from apps.celery_app import client, worker_command
 from apps.patience import TIMEOUT_S
 from apps.process import AppProcess
+from apps.settings import Settings
 from celery import Celery
 from daemon import Daemon
 
@@ -36,8 +37,8 @@ def start_worker() -> Iterator[StartWorker]:
 
         def start(settings: Settings) -> AppProcess:
             name = next(names)
-            command = settings.command("--hostname", name, "--concurrency", "1", "--prefetch-multiplier", "1")
-            worker = running.enter_context(AppProcess(command, Path(settings.folder) / f"{name}.log"))
+            command = worker_command("--hostname", name, "--concurrency", "1", "--prefetch-multiplier", "1")
+            worker = running.enter_context(AppProcess(settings, *command, name=name))
             return worker.wait_for(" ready.")
 
         yield start

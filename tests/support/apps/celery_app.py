@@ -1,42 +1,22 @@
-"""A Celery application, and its worker: `python -m apps.celery_app SETTINGS worker OPTION ...`.
+"""A Celery application, and its worker: `python -m apps.celery_app worker OPTION ...`.
 
 The test builds the same application from the same settings and sends tasks.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
 
 import kombu.pools
 from celery import Celery, Task
 
-from .journal import Journal
+from .settings import Settings
 
 
-@dataclass(frozen=True)
-class Settings:
-    url: str
-    prefix: str  # of everything that it makes on the broker; the name of its queue
-    folder: str  # where its processes meet: the journal, results, what releases tasks
-    conf: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def journal(self) -> Journal:
-        return Journal(Path(self.folder) / "journal")
-
-    def release(self, key: str) -> None:
-        """Let the task `hold(key)` end."""
-        (Path(self.folder) / f"release-{key}").touch()
-
-    def command(self, *options: str) -> list[str]:
-        """The command line of a worker."""
-        worker = ["worker", "--loglevel", "info", "--without-gossip", "--without-mingle", *options]
-        return [sys.executable, "-m", "apps.celery_app", json.dumps(asdict(self)), *worker]
+def worker_command(*options: str) -> list[str]:
+    worker = ["worker", "--loglevel", "info", "--without-gossip", "--without-mingle", *options]
+    return [sys.executable, "-m", "apps.celery_app", *worker]
 
 
 def build(settings: Settings) -> Celery:
@@ -102,11 +82,11 @@ def _add_stories(app: Celery, settings: Settings) -> None:
     def hold(key: str) -> str:
         """Runs until the test releases it."""
         journal.write(f"{key} started")
-        while not (Path(settings.folder) / f"release-{key}").exists():
+        while not settings.is_released(key):
             time.sleep(0.02)
         journal.write(f"{key} finished")
         return key
 
 
 if __name__ == "__main__":
-    build(Settings(**json.loads(sys.argv[1]))).worker_main(sys.argv[2:])
+    build(Settings.of_this_process()).worker_main(sys.argv[1:])

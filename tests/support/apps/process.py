@@ -4,29 +4,29 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from sources import ROOT
 
 from .patience import TIMEOUT_S, wait_until
+from .settings import Settings
 
 
 class AppProcess:
     """Use as a context manager; it is asked to stop at the end, and killed if it does not."""
 
-    def __init__(self, command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> None:
-        """Start `command` in the folder of `log`; `apps` can be imported there."""
-        self.log = log
-        with log.open("wb") as output:
+    def __init__(self, settings: Settings, *command: str, name: str = "worker") -> None:
+        """Start `command` in the application's folder, where `apps` can be imported."""
+        self.log = Path(settings.folder) / f"{name}.log"
+        with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
-                cwd=log.parent,
+                cwd=settings.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support"), **(env or {})},
+                env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support"), **settings.environment()},
                 start_new_session=True,
             )
 
