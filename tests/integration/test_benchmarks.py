@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they report is a load that went through. How fast is not this test's business."""
+"""The benchmarks run, and what they report is a load that went through; how fast is not judged here."""
 
 import json
 import subprocess
