@@ -291,3 +291,18 @@ async def test_a_quorum_queue_keeps_transient_messages_too(engine: MemoryEngine)
     after = (await restarted(engine)).client()
     assert after.drain("quorum") == [(b"transient", False)]
     assert after.drain("classic") == []
+
+
+async def test_a_checkpoint_keeps_what_an_open_transaction_has_acked(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine, checkpoint_every_bytes=1).start()
+    client = before.client()
+    client.declare("q")
+    client.publish("q", b"1")
+    await before.commit()
+    client.channel.tx_select()
+    client.get("q")
+    client.channel.ack(1, multiple=False)
+    await before.commit()
+    client.declare("other")  # so that one more commit writes a checkpoint
+    await before.commit()
+    assert (await restarted(engine)).client().drain("q") == [(b"1", True)]
