@@ -394,6 +394,7 @@ class Queue:
         # When recovery replays a declare and a later delete, nobody stops the timer that the first one set.
         if self.vhost.queues.get(self.name) is self:
             self.delete()
+            self._mark()  # a turn must end, or the log would hear of it only with the next traffic
 
     def delete(self) -> int:
         """End the queue and its consumers; returns how much was ready. Nothing is dead-lettered."""

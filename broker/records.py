@@ -4,7 +4,7 @@
 does. All integers are big-endian. Changing a layout needs a new record type: `docs/storage-format.md` has the
 recipe.
 
-    PUBLISH      u64 sequence, u64 published_at ms, u16 n, n x u32 queue id,
+    PUBLISH      u64 sequence, u64 published_at ms, u32 n, n x u32 queue id,
                  u8 + exchange, u8 + routing key, u32 + property list, body (the rest)
     SETTLE       u32 queue id, then u64 sequence each: these copies are gone for good
     REQUEUE      u32 queue id, then (u64 sequence, u32 delivery count) each: delivered, and came back
@@ -44,9 +44,9 @@ class PublishRecord(NamedTuple):
 
 _FRAME = struct.Struct(">BI")
 _ONE_QUEUE = struct.Struct(
-    ">BIQQHIB"
+    ">BIQQIIB"
 )  # frame and head of a PUBLISH to one queue, by far the most frequent record
-_HEAD = struct.Struct(">QQH")
+_HEAD = struct.Struct(">QQI")
 _LENGTH = struct.Struct(">I")
 _DELIVERING = struct.Struct(">BIIB")
 _REQUEUED = struct.Struct(">QI")
@@ -75,7 +75,7 @@ def pack_publish(
     if len(queue_ids) == 1:
         head = _ONE_QUEUE.pack(
             RecordType.PUBLISH,
-            22 + tail_length,
+            24 + tail_length,
             sequence,
             published_at,
             1,
@@ -84,7 +84,7 @@ def pack_publish(
         )
         return head + names, body
     count = len(queue_ids)
-    head = _FRAME.pack(RecordType.PUBLISH, 18 + 4 * count + tail_length) + _HEAD.pack(
+    head = _FRAME.pack(RecordType.PUBLISH, 20 + 4 * count + tail_length) + _HEAD.pack(
         sequence, published_at, count
     )
     return b"%b%b%c%b" % (head, struct.pack(f">{count}I", *queue_ids), len(exchange_bytes), names), body

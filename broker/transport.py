@@ -133,6 +133,10 @@ class Transport(asyncio.Protocol):
 
     # What the session calls
 
+    @property
+    def is_reading(self) -> bool:
+        return not self._holds
+
     def request_flush(self) -> None:
         self._settings.broker.turn.mark_flush(self)
 

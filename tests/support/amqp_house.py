@@ -31,6 +31,10 @@ class FakeHost:
         self.holds = 0
         self.closes_after_s: list[float] = []
 
+    @property
+    def is_reading(self) -> bool:
+        return not self.holds
+
     def request_flush(self) -> None:
         self.flushes += 1
 

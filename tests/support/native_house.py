@@ -24,6 +24,10 @@ class FakeHost:
         self.holds = 0
         self.closes_after: list[float] = []
 
+    @property
+    def is_reading(self) -> bool:
+        return not self.holds
+
     def request_flush(self) -> None:
         self.wants_flush = True
 

@@ -247,3 +247,10 @@ def test_a_queue_with_a_consumer_does_not_expire(house: QueueHouse) -> None:
     house.advance(1)
     assert queue.is_deleted
     assert channel.cancelled == []
+
+
+def test_the_deletion_of_an_unused_queue_is_told_to_the_turn(house: QueueHouse) -> None:
+    house.queue(expires_ms=1000)
+    house.fakes.turn.marked.clear()
+    house.fakes.timers.advance(1000)
+    assert house.fakes.turn.marked, "else nobody would commit it before the next traffic"
