@@ -12,7 +12,7 @@ class Heartbeat:
         self.has_sent = False  # octets went since the last tick
         self._heard_at_s: float | None = None
         self._sent_at_s: float | None = None
-        self._ticked_at_s = 0.0
+        self._ticked_at_s: float | None = None
 
     def is_due(self, now_s: float) -> bool:
         """Whether to send a heartbeat: nothing was sent for half an interval."""
@@ -20,7 +20,7 @@ class Heartbeat:
             self.has_sent = False
             self._sent_at_s = self._ticked_at_s  # at the earliest
         self._ticked_at_s = now_s
-        if self._sent_at_s is None:
+        if self._sent_at_s is None:  # the first tick: what was sent before it counts from now
             self._sent_at_s = now_s
         if not self.interval_s or now_s - self._sent_at_s < self.interval_s / 2:
             return False

@@ -520,6 +520,15 @@ class TestHeartbeats:
             sent += [now_s for _, answer in answers(connection.data_to_send()) if answer == Heartbeat()]
         assert sent == [5, 10, 15, 20]
 
+    def test_none_is_due_at_the_first_tick(self) -> None:
+        # A client amid its handshake takes one for a wrong answer; and no clock begins at 0.
+        connection = running_connection(heartbeat=10)
+        connection.tick(1000)
+        connection.tick(1004)
+        assert connection.data_to_send() == []
+        connection.tick(1005)
+        assert connection.data_to_send() == [HEARTBEAT_OCTETS]
+
     def test_traffic_takes_its_place(self) -> None:
         connection = running_connection(heartbeat=10)
         for now_s in range(20):
