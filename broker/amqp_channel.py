@@ -156,9 +156,16 @@ class AmqpChannel:
     def _queue_purge(self, method: methods.QueuePurge) -> Method:
         return methods.QueuePurgeOk(message_count=self.channel.queue_purge(method.queue))
 
-    def _queue_delete(self, method: methods.QueueDelete) -> Method:
+    def _queue_delete(self, method: methods.QueueDelete) -> None:
+        # As in RabbitMQ: who deletes a queue is answered, then told that its own consumers are cancelled.
+        out = self._protocol.out
+        already_out = len(out)
         count = self.channel.queue_delete(method.queue, if_unused=method.if_unused, if_empty=method.if_empty)
-        return methods.QueueDeleteOk(message_count=count)
+        cancels = out[already_out:]
+        del out[already_out:]
+        if not method.no_wait:
+            self._send(methods.QueueDeleteOk(message_count=count))
+        out.extend(cancels)
 
     def _qos(self, method: methods.BasicQos) -> Method:
         self.channel.qos(method.prefetch_size, method.prefetch_count, method.global_)

@@ -240,6 +240,27 @@ class TestMessages:
         expected = [(1, methods.BasicCancel(consumer_tag="t", no_wait=True))]
         assert peer.said() == (expected if can else [])
 
+    @pytest.mark.parametrize("durable", [True, False])
+    def test_who_deletes_a_queue_is_answered_before_its_own_consumers_are_cancelled(
+        self, house: House, durable: bool
+    ) -> None:
+        # Clients forget the channel's consumers with the reply; a cancel before it is news to them.
+        peer = Peer(house).connect(1, capabilities={"consumer_cancel_notify": True})
+        peer.ask(1, methods.QueueDeclare(queue="q", durable=durable))
+        house.commit()
+        peer.ask(1, methods.BasicConsume(queue="q", consumer_tag="t"))
+        house.commit()
+        said = peer.said() + peer.ask(1, methods.QueueDelete(queue="q"))
+        house.commit()
+        cancel = methods.BasicCancel(consumer_tag="t", no_wait=True)
+        assert (said + peer.said())[-2:] == [(1, methods.QueueDeleteOk(message_count=0)), (1, cancel)]
+
+    def test_deleting_without_asking_for_an_answer_still_cancels(self, house: House) -> None:
+        peer = Peer(house).connect(1, capabilities={"consumer_cancel_notify": True})
+        peer.ask(1, methods.QueueDeclare(queue="q"), methods.BasicConsume(queue="q", consumer_tag="t"))
+        said = peer.ask(1, methods.QueueDelete(queue="q", no_wait=True))
+        assert said == [(1, methods.BasicCancel(consumer_tag="t", no_wait=True))]
+
 
 class TestErrors:
     MISSING = methods.QueueBind(queue="missing", exchange="amq.direct")
