@@ -107,7 +107,7 @@ class Config:
         metadata=_about("Most channels on one connection.", minimum=1, maximum=0xFFFF),
     )
     message_size_max_bytes: int = field(
-        default=16 * MIB,
+        default=128 * MIB,
         metadata=_about("Largest message body.", minimum=1, maximum=512 * MIB),
     )
     connections_max: int = field(
