@@ -37,7 +37,7 @@ from .amqp_channel import AmqpChannel
 from .auth import MECHANISMS, User
 from .channel import Channel
 from .connection import Connection
-from .session import SessionHost, SessionSettings
+from .session import SessionHost, SessionSettings, name_given
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class AmqpSession:
         )
         self._user: User | None = None  # None before the login
         self._peer_capabilities: frozenset[str] = frozenset()
+        self._name_given = ""
         self._connection: Connection | None = None  # None before connection.open and after the end
         self._domain_channels: dict[int, Channel] = {}  # the connection's own
         self._channels: dict[int, AmqpChannel] = {}
@@ -105,6 +106,8 @@ class AmqpSession:
         self._process()
 
     def connection_lost(self) -> None:
+        if self._connection is not None and not self._is_closing:
+            log.warning("%s: the client went away without closing the connection", self._host.name)
         self._events = iter(())
         self._held = None
         self._release()
@@ -260,6 +263,7 @@ class AmqpSession:
 
     def _log_in(self, mechanism: str, response: bytes, client_properties: FieldTable) -> None:
         self._peer_capabilities = _capabilities(client_properties.get("capabilities"))
+        self._name_given = name_given(client_properties)
         try:
             self._user = self._settings.authenticator.authenticate(
                 mechanism, response, self._host.peer_is_loopback
@@ -280,7 +284,8 @@ class AmqpSession:
         self._connection = self._broker.open_connection(vhost, self._user, self._host.name)
         self._domain_channels = self._connection.channels
         self._protocol.open_ok()
-        log.info("%s: user '%s' opened vhost '%s'", self._host.name, self._user.name, vhost_name)
+        about = (self._host.name, self._user.name, vhost_name, self._name_given)
+        log.info("%s: user '%s' opened vhost '%s'%s", *about)
 
     # The hold
 

@@ -20,7 +20,7 @@ from leveret.protocol.reply_codes import ReplyCode
 
 from .connection import Connection
 from .native_channel import NativeChannel
-from .session import SessionHost, SessionSettings
+from .session import SessionHost, SessionSettings, name_given
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class NativeSession:
 
     def connection_lost(self) -> None:
         self._is_lost = True
+        if self._protocol.state is State.OPEN:
+            log.warning("%s: the client went away without closing the connection", self._host.name)
         self._broker.alarms.forget(self._unblock)
         self._channels = {}
         self._to_write = {}
@@ -236,7 +238,7 @@ class NativeSession:
             self._execute(*event)
 
     def _log_in(self, hello: Event) -> None:
-        _, _, _, _, mechanism, response, vhost_name, _ = hello
+        _, _, _, _, mechanism, response, vhost_name, properties = hello
         settings, host = self._settings, self._host
         try:
             user = settings.authenticator.authenticate(mechanism, response, host.peer_is_loopback)
@@ -246,7 +248,8 @@ class NativeSession:
             self.close(error)
         else:
             self._connection = self._broker.open_connection(vhost, user, host.name)
-            log.info("%s: user '%s' opened vhost '%s'", host.name, user.name, vhost_name)
+            name = name_given(properties)
+            log.info("%s: user '%s' opened vhost '%s'%s", host.name, user.name, vhost_name, name)
 
     def _open_channel(self, request: int, number: int, confirm: bool) -> None:
         assert self._connection is not None

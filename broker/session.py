@@ -4,6 +4,7 @@ A session is one connection on one wire: it turns bytes into calls on the domain
 does no I/O.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,14 @@ from leveret.protocol.errors import AmqpError
 
 from .auth import Authenticator
 from .broker import Broker
+
+NAME_SHOWN_MAX = 64  # characters of a connection's name in the log: it is the peer's text
+
+
+def name_given(client_properties: Mapping[str, object]) -> str:
+    """The end of a log line that says which name a client gave its connection, if it did."""
+    name = client_properties.get("connection_name")
+    return f" as {name[:NAME_SHOWN_MAX]!r}" if isinstance(name, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
