@@ -54,6 +54,11 @@ class AppProcess:
         wait_until(said, lambda: f"never said {text!r}:\n{self.output}")
         return self
 
+    def wait(self) -> None:
+        """Wait until it has ended by itself, and well."""
+        exit_code = self._process.wait(TIMEOUT_S)
+        assert exit_code == 0, f"exit code {exit_code}\n{self.output}"
+
     def kill(self) -> None:
         """kill -9 the whole group, as if the machine had lost its power; harmless when it has ended."""
         with contextlib.suppress(ProcessLookupError):
