@@ -34,8 +34,12 @@ format: $(VENV)/dev.stamp  ## Mend what the tools can mend.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit integration crash interop fuzz: $(VENV)/dev.stamp  ## One tier of tests.
+unit integration crash fuzz: $(VENV)/dev.stamp  ## One tier of tests.
 	$(BIN)/pytest tests/$@
+
+interop: $(VENV)/dev.stamp  ## Other people's clients, and then their own test suites, whole (about 20 minutes).
+	$(BIN)/pytest tests/interop
+	$(BIN)/python tests/foreign/run.py
 
 soak: $(VENV)/dev.stamp  ## Minutes of mixed load; `make test` leaves these tests out.
 	$(BIN)/pytest -m soak
