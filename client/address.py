@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 DEFAULT_PORTS = {"leveret": 5672, "leverets": 5671}
+EXAMPLE = "leveret://user:password@host:5672/vhost"
 DEFAULT_USER = "guest"
 DEFAULT_PASSWORD = "guest"  # the broker's own default, for this machine only
 
@@ -29,12 +30,13 @@ class Address:
 
 def parse_url(url: str) -> Address:
     """Take a URL apart. Raises ValueError that says what is wrong with it, never showing the password."""
+    if not isinstance(url, str):
+        raise TypeError(f"the URL is a string, not {type(url).__name__}")
     parts = urlsplit(url)
     if parts.scheme not in DEFAULT_PORTS:
-        hint = "; the SDK speaks the native framing" if parts.scheme.startswith("amqp") else ""
-        raise ValueError(f"the URL must begin with leveret:// or leverets://, not {parts.scheme!r}{hint}")
+        raise ValueError(f"the URL must begin with leveret:// or leverets://, as in {EXAMPLE}")
     if not parts.hostname:
-        raise ValueError("the URL names no host; it looks like leveret://user:password@host:5672/vhost")
+        raise ValueError(f"the URL names no host; it looks like {EXAMPLE}")
     if parts.query or parts.fragment:
         raise ValueError("the URL has a query or fragment; options are arguments of connect()")
     return Address(

@@ -263,7 +263,9 @@ class Channel:
         TimeoutError if there is no such reason.
         """
         self.require_open()
-        check_names(exchange, routing_key)
+        if not isinstance(message, Message):
+            raise TypeError(f"publish takes a leveret.Message, not {type(message).__name__}")
+        check_names(exchange=exchange, routing_key=routing_key)
         if len(message.body) > self._connection.message_max_bytes:
             limit = self._connection.message_max_bytes
             raise ValueError(f"the body has {len(message.body)} bytes; the broker takes up to {limit}")

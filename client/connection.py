@@ -7,7 +7,7 @@ go to it.
 import asyncio
 import platform
 import ssl
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from leveret.version import __version__
 from .address import Address, parse_url
 from .channel import Channel
 from .errors import AuthenticationFailed, ConnectionLost, LeveretError, broker_error
+from .opening import Opening
 from .transport import Transport
 
 DEFAULT_HEARTBEAT_S = 60
@@ -126,8 +127,14 @@ class Connection:
             except TimeoutError:
                 self._transport.abandon()
 
-    async def channel(self, *, publisher_confirms: bool = True) -> Channel:
-        """Open a channel. Without `publisher_confirms`, `publish` does not wait and messages may be lost."""
+    def channel(self, *, publisher_confirms: bool = True) -> Opening[Channel]:
+        """Open a channel: await it, or `async with connection.channel() as channel:`.
+
+        Without `publisher_confirms`, `publish` does not wait and messages may be lost.
+        """
+        return Opening(lambda: self._open_channel(publisher_confirms))
+
+    async def _open_channel(self, publisher_confirms: bool) -> Channel:
         self._require_open()
         number = self._free_number()
         channel = Channel(self, self._transport, number, publisher_confirms=publisher_confirms)
@@ -180,7 +187,7 @@ class Connection:
         if self._end_reason is not None:
             raise ConnectionLost(self._end_reason)
         if self.is_closed:
-            raise ConnectionLost("the connection is being closed")
+            raise ConnectionLost(self._transport.reason or "the connection is not open")
 
     @property
     def message_max_bytes(self) -> int:
@@ -244,7 +251,7 @@ class Connection:
             self._ended.set_result(None)
 
 
-class Connector:
+class Connector(Opening[Connection]):
     """What `connect` returns: await it for a connection, or use it with `async with`."""
 
     def __init__(
@@ -257,26 +264,13 @@ class Connector:
         ssl_context: ssl.SSLContext | None,
         dial: Dial = dial_tcp,
     ) -> None:
+        super().__init__(self._open)
         self._address = address
         self._heartbeat_s = heartbeat_s
         self._timeout_s = timeout_s
         self._name = name
         self._ssl_context = ssl_context
         self._dial = dial
-        self._connection: Connection | None = None
-
-    def __await__(self) -> Generator[Any, None, Connection]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Connection:
-        self._connection = await self._open()
-        return self._connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._connection is not None:
-            await self._connection.close()
 
     async def _open(self) -> Connection:
         connection = Connection(self._address)
@@ -286,7 +280,7 @@ class Connector:
         except TimeoutError:
             raise ConnectionLost(f"no answer from {self._address} within {self._timeout_s:g} s") from None
         except OSError as error:
-            raise ConnectionLost(f"cannot connect to {self._address}: {error}") from error
+            raise ConnectionLost(f"cannot connect to {self._address}: {error}") from None
         return connection
 
 

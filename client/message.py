@@ -159,7 +159,10 @@ def _expiration_ms(expiration: timedelta | float | None) -> str | None:
     return str(round(seconds * 1000))
 
 
-def check_names(*names: str) -> None:
-    """Raise ValueError for an exchange, queue or routing key that no broker could take."""
-    for name in names:
-        check_name(name)
+def check_names(**names: str) -> None:
+    """Raise ValueError for an exchange or routing key that no broker could take."""
+    for what, name in names.items():
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ValueError(f"{what} {error}") from None

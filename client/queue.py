@@ -79,6 +79,8 @@ class Queue:
         arguments: Mapping[str, FieldValue] | None = None,
     ) -> Consumer:
         """Call back for each message, up to `concurrency` at a time; end it with the consumer's `cancel`."""
+        if not callable(callback):
+            raise TypeError(f"the callback is an `async def` function, not {type(callback).__name__}")
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         consumer = await self.channel.start_consumer(

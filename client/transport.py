@@ -45,7 +45,7 @@ class Transport(asyncio.Protocol):
         self._blocked = asyncio.Event()
         self._drain_waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._reason: str | None = None  # why the connection ends, once it is known
+        self.reason: str | None = None  # why the connection ends, once it is known
 
     # What the loop calls
 
@@ -69,7 +69,7 @@ class Transport(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._wake_drain_waiters()
-        self._listener.connection_ended(self._reason or f"the connection broke: {exc or 'end of stream'}")
+        self._listener.connection_ended(self.reason or f"the connection broke: {exc or 'end of stream'}")
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -83,7 +83,7 @@ class Transport(asyncio.Protocol):
             if event[0] == FAILED:
                 self._fail(event[1])
             elif event[0] == FrameType.CLOSE:
-                self._reason = f"the broker closed the connection: {event[1]} {event[2]}"
+                self.reason = f"the broker closed the connection: {event[1]} {event[2]}"
                 self._listener.frame_received(event)
                 self.protocol.answer_close()
                 self.flush()
@@ -95,7 +95,7 @@ class Transport(asyncio.Protocol):
 
     def _fail(self, error: HardError) -> None:
         """The peer broke the protocol, or ended the stream: nothing sensible can follow."""
-        self._reason = f"the connection failed: {error.explanation}"
+        self.reason = f"the connection failed: {error.explanation}"
         self.protocol.close(error.reply_code, error.reply_text)
         self.flush()
         self.abandon()
@@ -178,7 +178,7 @@ class Transport(asyncio.Protocol):
     def _tick(self) -> None:
         now_s = self._loop.time()
         if not self.protocol.tick(now_s):
-            self._reason = f"nothing was heard from the broker for {self.protocol.heartbeat_s} s"
+            self.reason = f"nothing was heard from the broker for {self.protocol.heartbeat_s} s"
             self.abandon()
             return
         self.flush()
@@ -188,9 +188,9 @@ class Transport(asyncio.Protocol):
 
     def close(self) -> None:
         """Begin the polite end: the broker's CLOSED closes the socket."""
-        self._reason = "the connection was closed"
+        self.reason = "the connection was closed"
         self.flush()
-        self.protocol.close(200, "")
+        self.protocol.close(200, "normal shutdown")
         self.flush()
 
     def abandon(self) -> None:

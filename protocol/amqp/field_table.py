@@ -290,7 +290,7 @@ def _encoded(value: FieldValue, depth: int) -> bytes:
                 return encode(value, depth)
             except StructError as error:
                 raise ValueError(f"{value!r} does not fit its field type") from error
-    raise ValueError(f"a field table cannot hold a {type(value).__name__}")
+    raise ValueError(f"a field table cannot hold a value of type {type(value).__name__}")
 
 
 def _encode_int(value: int, _depth: int) -> bytes:

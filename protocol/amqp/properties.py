@@ -193,7 +193,10 @@ def encode_properties(properties: BasicProperties) -> bytes:
     for bit, name in _NAMES.items():
         value = getattr(properties, name)
         if value is not None:
-            values[bit] = _ENCODERS[_KINDS.get(bit, _SHORT_STRING)](value)
+            try:
+                values[bit] = _ENCODERS[_KINDS.get(bit, _SHORT_STRING)](value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from None
     return _assemble(values)
 
 
@@ -203,22 +206,24 @@ def _assemble(values: Mapping[int, bytes]) -> bytes:
 
 
 def _encode_short_string(value: str) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"must be a string, not {type(value).__name__}")
     content = value.encode()
     if len(content) > 255:
-        raise ValueError(f"a property longer than 255 octets: {value[:40]!r}...")
+        raise ValueError(f"longer than 255 octets: {value[:40]!r}...")
     return bytes((len(content),)) + content
 
 
 def _encode_octet(value: int) -> bytes:
-    if not 0 <= value <= 255:
-        raise ValueError(f"{value} does not fit an octet")
+    if not isinstance(value, int) or not 0 <= value <= 255:
+        raise ValueError(f"must be an integer of 0 to 255, not {value!r}")
     return bytes((value,))
 
 
 def _encode_timestamp(value: datetime | DistantTimestamp) -> bytes:
     if isinstance(value, datetime):
         if value.tzinfo is None or value.timestamp() < 0:
-            raise ValueError(f"a timestamp needs a time zone and a year from 1970: {value}")
+            raise ValueError(f"must have a time zone and a year from 1970: {value}")
         return _SECONDS.pack(int(value.timestamp()))
     return _SECONDS.pack(value)
 

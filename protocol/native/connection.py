@@ -371,6 +371,8 @@ def _magic_refusal(octets: bytes) -> HardError | None:
             f"the server speaks version {octets[len(MAGIC) - 1]} of the native framing, this client {VERSION}"
         )
         return HardError(ReplyCode.NOT_IMPLEMENTED, text)
+    if octets[:1] not in (b"", b"\0", b"A", MAGIC[:1]):  # no frame that short begins like this
+        return HardError(ReplyCode.NOT_IMPLEMENTED, "what answers there does not speak the native framing")
     return None
 
 

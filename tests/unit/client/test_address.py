@@ -46,7 +46,7 @@ def test_tls_has_its_own_port() -> None:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("amqp://host/", "must begin with leveret:// or leverets://, not 'amqp'; the SDK speaks the native"),
+        ("amqp://host/", "must begin with leveret:// or leverets://, as in leveret://user:password@host:"),
         ("host:5672", "must begin with leveret://"),
         ("", "must begin with leveret://"),
         ("leveret:///vhost", "names no host"),
@@ -68,3 +68,8 @@ def test_the_password_is_never_shown() -> None:
     with pytest.raises(ValueError, match="port") as caught:
         parse_url("leveret://ann:secret@host:99999")
     assert "secret" not in str(caught.value)
+
+
+def test_a_url_is_a_string() -> None:
+    with pytest.raises(TypeError, match="the URL is a string, not NoneType"):
+        parse_url(None)  # type: ignore[arg-type]  # the mistake

@@ -108,11 +108,16 @@ class TestRequests:
         async with server.connect() as connection, await connection.channel() as channel:
             with pytest.raises(ValueError, match="queue is 300 octets long"):
                 await channel.declare_queue("q" * 300)
-            with pytest.raises(ValueError, match="300 octets long"):
+            with pytest.raises(ValueError, match="routing_key is 300 octets long"):
                 await channel.publish(Message(b""), "q" * 300)
             with pytest.raises(ValueError, match="not a value of a table"):
                 await channel.declare_queue("q", arguments={"x": object()})  # type: ignore[dict-item]  # the mistake
+            with pytest.raises(ValueError, match="exchange must be a string, not Exchange"):
+                await channel.publish(Message(b""), "q", exchange=channel.default_exchange)  # type: ignore[arg-type]  # the mistake
+            with pytest.raises(TypeError, match=r"takes a leveret\.Message, not bytes"):
+                await channel.publish(b"", "q")  # type: ignore[arg-type]  # the mistake
             assert server.of_type(FrameType.QUEUE_DECLARE) == []
+            assert server.of_type(FrameType.PUBLISH) == []
             await channel.declare_queue("q")
 
     async def test_a_reply_that_nobody_waits_for_any_more_is_dropped(self) -> None:
@@ -136,6 +141,20 @@ class TestChannels:
             server.silent.add(FrameType.CHANNEL_CLOSE)
             second.abandon()
             assert (await connection.channel()).number == 3
+
+    async def test_can_be_entered_and_are_closed_behind_the_block(self) -> None:
+        async with FakeNativeServer().connect() as connection:
+            async with connection.channel() as channel:
+                assert not channel.is_closed
+            assert channel.is_closed
+
+    async def test_who_forgets_to_open_is_told_so(self) -> None:
+        connector = FakeNativeServer().connect()
+        with pytest.raises(AttributeError, match="channel: not open yet; `await` it"):
+            _ = connector.channel
+        async with connector as connection:
+            with pytest.raises(AttributeError, match="declare_queue: not open yet; `await` it"):
+                _ = connection.channel().declare_queue
 
     async def test_there_are_only_so_many(self) -> None:
         server = FakeNativeServer()

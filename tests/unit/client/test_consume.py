@@ -179,6 +179,13 @@ async def test_a_callback_gets_each_message() -> None:
         assert server.consumers == {}
 
 
+async def test_a_callback_must_be_callable() -> None:
+    async with FakeNativeServer().connect() as connection, await connection.channel() as channel:
+        queue = await channel.declare_queue("q")
+        with pytest.raises(TypeError, match="`async def` function, not str"):
+            await queue.consume("work")  # type: ignore[arg-type]  # the mistake
+
+
 async def test_callbacks_run_side_by_side_up_to_the_concurrency() -> None:
     server = FakeNativeServer()
     async with server.connect() as connection, await connection.channel() as channel:

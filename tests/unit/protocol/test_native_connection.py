@@ -127,13 +127,17 @@ class TestHandshake:
 
     @pytest.mark.parametrize(
         ("octets", "text"),
-        [(b"LEVERET\x02", "speaks version 2"), (b"AMQP\0\0\x09\x01", "speaks AMQP only")],
+        [
+            (b"LEVERET\x02", "speaks version 2"),
+            (b"AMQP\0\0\x09\x01", "speaks AMQP only"),
+            (b"HTTP/1.1 400", "does not speak the native framing"),
+        ],
     )
     def test_a_client_understands_why_a_server_does_not_want_it(self, octets: bytes, text: str) -> None:
         client = ClientConnection()
         hello(client)
-        assert client.receive_data(octets[:3]) == []
-        assert text in failure(client.receive_data(octets[3:])).explanation
+        events = client.receive_data(octets[:3]) or client.receive_data(octets[3:])
+        assert text in failure(events).explanation
 
     def test_a_client_takes_nothing_but_welcome_first_and_only_once(self) -> None:
         client = ClientConnection()

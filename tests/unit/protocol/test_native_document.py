@@ -54,7 +54,7 @@ def test_the_limits_of_the_document_are_those_of_the_code() -> None:
 
 def example(number: int) -> list[bytes]:
     """The octets of the n-th example, split at empty lines; what is no pair of digits is a comment."""
-    block = re.findall(r"^```\n(.*?)^```$", DOCUMENT.partition("## 10. An example")[2], re.MULTILINE | re.DOTALL)[number]
+    block = re.findall(r"^```\n(.*?)^```$", DOCUMENT.partition("## 10.")[2], re.MULTILINE | re.DOTALL)[number]
     parts = []
     for part in block.split("\n\n"):
         octets = [re.match(r"((?: *[0-9A-F]{2}(?= |$))+)", line) for line in part.splitlines()]
