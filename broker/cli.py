@@ -99,7 +99,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         exit_code: int = commands.main(arguments, prog_name="leveret", standalone_mode=False)
     except click.ClickException as error:
-        return _fail(f"{error.format_message()} (see leveret --help)", error.exit_code)
+        context = getattr(error, "ctx", None)
+        command = "leveret" if context is None else context.command_path
+        return _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)
     except (ConfigError, Corrupt, DirectoryUnusable) as error:
         return _fail(str(error), EXIT_NEEDS_A_PERSON)
     except (EngineError, OSError) as error:

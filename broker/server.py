@@ -12,11 +12,13 @@ recovers.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import uvloop
 
@@ -108,7 +110,8 @@ class Server:
         )
         self._handle_signals(loop)
         http = HttpServer(config.http_host, config.http_port, broker, self)
-        await http.start()  # before recovery, which may take a while: it is alive, and not ready
+        with _naming(config.http_host, config.http_port, "--http-port"):
+            await http.start()  # before recovery, which may take a while: it is alive, and not ready
         try:
             return await self._recover_and_serve(broker, http)
         finally:
@@ -161,7 +164,8 @@ class Server:
         loop = asyncio.get_running_loop()
         self._port = config.port
         for host in config.host:
-            listener = await loop.create_server(accept, host, self._port, backlog=BACKLOG)
+            with _naming(host, self._port, "--port"):
+                listener = await loop.create_server(accept, host, self._port, backlog=BACKLOG)
             self._listeners.append(listener)
             self._port = listener.sockets[0].getsockname()[1]  # the one that was free, if any would do
 
@@ -250,3 +254,14 @@ class Server:
     def _disk_free(self) -> int:
         on_disk = self._config.engine != "memory"
         return disk_free(self._config.data_dir) if on_disk else self._config.disk_free_limit_bytes
+
+
+@contextlib.contextmanager
+def _naming(host: str, port: int, option: str) -> Iterator[None]:
+    """Make of an error at listening one that says where, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"port {port} of {host} is in use; choose another one with {option}") from None
+        raise OSError(f"cannot listen on port {port} of {host} ({option}): {error}") from error

@@ -132,7 +132,7 @@ def test_a_data_directory_in_use_is_1(daemon: Daemon, serve_fails: Serve) -> Non
 def test_a_port_in_use_is_1(daemon: Daemon, serve_fails: Serve, tmp_path: Path, option: str) -> None:
     exit_code, line = serve_fails("--data-dir", str(tmp_path / "other"), option, str(daemon.port))
     assert exit_code == 1
-    assert f"('127.0.0.1', {daemon.port})" in line
+    assert f"port {daemon.port} of 127.0.0.1 is in use; choose another one with {option}" in line
     assert "in use" in line
 
 
