@@ -64,8 +64,8 @@ class Peer:
         self.protocol = ClientConnection()
         self._request = 0
 
-    def log_in(self, password: str = "guest", vhost: str = "/") -> list[Any]:
-        self.protocol.hello("guest", password, vhost, heartbeat_s=60, frame_max=0, properties={})
+    def log_in(self, password: str = "guest", vhost: str = "/", **properties: str) -> list[Any]:
+        self.protocol.hello("guest", password, vhost, heartbeat_s=60, frame_max=0, properties=properties)
         return self.exchange()
 
     def open(self, channel: int = 1, *, confirm: bool = True) -> "Peer":

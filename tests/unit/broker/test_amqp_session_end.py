@@ -159,12 +159,15 @@ class TestTheEnd:
         said = peer.ask(1, methods.ChannelClose(reply_code=200), methods.ChannelOpen())
         assert said == [(1, methods.ChannelCloseOk()), (1, methods.ChannelOpenOk())]
 
-    def test_a_lost_connection_gives_everything_back(self, peer: Peer) -> None:
+    def test_a_lost_connection_gives_everything_back(
+        self, peer: Peer, caplog: pytest.LogCaptureFixture
+    ) -> None:
         peer.ask(1, methods.QueueDeclare(queue="own", exclusive=True))
         peer.send(publish(1, b"x"))
         peer.ask(1, methods.BasicGet(queue="q"))
         peer.session.connection_lost()
         peer.session.connection_lost()
+        assert caplog.messages == ["peer -> broker: the client went away without closing the connection"]
         vhost = peer.house.broker.vhosts["/"]
         assert "own" not in vhost.queues
         assert vhost.queues["q"].message_count == 1

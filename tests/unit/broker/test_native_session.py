@@ -60,6 +60,13 @@ class TestLogin:
         [close] = Peer(house, peer_is_loopback=False).log_in()
         assert close[:2] == [F.CLOSE, 403]
 
+    async def test_the_log_has_the_name_that_the_client_gave_itself(
+        self, house: WholeBroker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        Peer(house).log_in(connection_name="worker\n1")
+        assert "user 'guest' opened vhost '/' as 'worker\\n1'" in caplog.text
+
 
 class TestRequests:
     async def test_a_durable_change_is_answered_when_it_is_on_the_disk(self, peer: Peer) -> None:
@@ -378,6 +385,12 @@ class TestTheEnd:
         await peer.house.commit()
         assert (queue.unacked_count, queue.message_count) == (0, 1)
         assert peer.session.take_output() == []
+
+    async def test_a_client_that_just_goes_is_in_the_log(
+        self, peer: Peer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        peer.session.connection_lost()
+        assert "peer -> broker: the client went away without closing the connection" in caplog.text
 
     async def test_a_dead_peer_is_dropped_but_not_one_that_is_not_read(self, peer: Peer) -> None:
         peer.session.tick(1000.0)
