@@ -66,7 +66,8 @@ class Channels:
         if state is ChannelState.CONTENT:
             return self._receive_content(channel_id, frame_type, payload)
         if frame_type != METHOD_FRAME:
-            raise _unexpected_frame("expected method frame, got non method frame instead")
+            text = "expected method frame, got non method frame instead"
+            raise HardError(ReplyCode.UNEXPECTED_FRAME, text)
         method = decode_method(payload)
         try:
             return self._receive_method(channel_id, state, method)
@@ -192,4 +193,5 @@ _CLOSE_OK = bytes((0, 20, 0, 41))
 
 
 def _unexpected_frame(what: str) -> HardError:
+    """Something else than the content of a publish."""
     return HardError(ReplyCode.UNEXPECTED_FRAME, what, BasicPublish.ids)

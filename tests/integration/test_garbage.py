@@ -11,8 +11,17 @@ import pytest
 from daemon import Daemon
 
 from leveret.protocol.amqp.connection import PROTOCOL_HEADER
-from leveret.protocol.amqp.frames import FRAME_END, method_frame
-from leveret.protocol.amqp.methods import ConnectionStartOk, ConnectionTuneOk
+from leveret.protocol.amqp.frames import BODY_FRAME, FRAME_END, METHOD_FRAME, build_frame, method_frame
+from leveret.protocol.amqp.methods import (
+    BasicPublish,
+    ChannelOpen,
+    ConnectionClose,
+    ConnectionCloseOk,
+    ConnectionOpen,
+    ConnectionStartOk,
+    ConnectionTuneOk,
+    QueueDelete,
+)
 
 HANDSHAKE_TIMEOUT_S = 1.0
 PATIENCE_S = 10.0
@@ -145,3 +154,74 @@ def test_a_hundred_half_open_connections_go_away(broker: Daemon) -> None:
     finally:
         for peer in peers:
             peer.close()
+
+
+LOGIN = [
+    PROTOCOL_HEADER,
+    method_frame(0, ConnectionStartOk(mechanism="PLAIN", response=PLAIN_LOGIN, locale="en_US")),
+    method_frame(0, ConnectionTuneOk(channel_max=2047, frame_max=131072, heartbeat=0)),
+    method_frame(0, ConnectionOpen(virtual_host="/")),
+    method_frame(1, ChannelOpen()),
+]
+
+
+def closing(reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0) -> bytes:
+    """The connection.close that says so."""
+    close = ConnectionClose(
+        reply_code=reply_code, reply_text=reply_text, class_id=class_id, method_id=method_id
+    )
+    return method_frame(0, close)
+
+
+# Frames that end an open connection, and what RabbitMQ 3.10 says to them.
+BROKEN = {
+    "over frame_max": (
+        struct.pack(">BHI", 1, 1, 0x20001) + b"x" * 0x20001 + b"\xce",
+        closing(501, "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,131073,131064}"),
+    ),
+    "wrong end octet": (
+        struct.pack(">BHI", 1, 1, 5) + b"\0\x14\0\x0a\0" + b"\xff",
+        closing(501, "FRAME_ERROR - type 1, all octets = <<0,20,0,10,0>>: {invalid_frame_end_marker,255}"),
+    ),
+    "noise": (
+        b"\xde\xad\xbe\xef" * 20,
+        closing(501, "FRAME_ERROR - type 222, all octets = <<>>: {frame_too_large,4024348094,131064}"),
+    ),
+    "arguments cut short": (
+        build_frame(METHOD_FRAME, 1, struct.pack(">HH", 50, 10) + b"\0"),
+        closing(501, "FRAME_ERROR - cannot decode <<0>>", 50, 10),
+    ),
+    "channel method on channel 0": (
+        method_frame(0, ChannelOpen()),
+        closing(504, "CHANNEL_ERROR - unexpected method in connection state running", 20, 10),
+    ),
+    "method on a channel that is not open": (
+        method_frame(2, QueueDelete(queue="q")),
+        closing(504, "CHANNEL_ERROR - expected 'channel.open'", 50, 40),
+    ),
+    "channel opened twice": (
+        method_frame(1, ChannelOpen()),
+        closing(504, "CHANNEL_ERROR - second 'channel.open' seen", 20, 10),
+    ),
+    "a body out of nowhere": (
+        build_frame(BODY_FRAME, 1, b"body"),
+        closing(505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead"),
+    ),
+    "a method instead of content": (
+        method_frame(1, BasicPublish(routing_key="q")) + method_frame(1, QueueDelete(queue="q")),
+        closing(
+            505,
+            "UNEXPECTED_FRAME - expected content header for class 60, got non content header frame instead",
+            60,
+            40,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.usefixtures("bystander")
+def test_a_broken_connection_is_closed_as_rabbitmq_does(broker: Daemon, case: str) -> None:
+    frame, close = BROKEN[case]
+    said, _ = end_of(broker, *LOGIN, frame, method_frame(0, ConnectionCloseOk()))
+    assert close in said, said[-120:]
