@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from apps.celery_app import client, worker_command
+from apps.celery_app import ALONE, client, worker_command
 from apps.patience import TIMEOUT_S
 from apps.process import AppProcess
 from apps.settings import Settings
@@ -69,7 +69,9 @@ def settings(mode: Mode, broker_url: str, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def worker(mode: Mode, settings: Settings) -> Iterator[AppProcess]:
-    command = worker_command("--concurrency", str(CONCURRENCY), "--prefetch-multiplier", str(mode.multiplier))
+    command = worker_command(
+        *ALONE, "--concurrency", str(CONCURRENCY), "--prefetch-multiplier", str(mode.multiplier)
+    )
     with AppProcess(settings, *command) as worker:
         yield worker.wait_for(" ready.")
 

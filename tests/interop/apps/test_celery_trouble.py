@@ -2,13 +2,15 @@
 than they take (which is when priorities show).
 """
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from apps.celery_app import client, worker_command
+from apps.celery_app import ALONE, client, worker_command
 from apps.patience import TIMEOUT_S
 from apps.process import AppProcess
 from apps.settings import Settings
@@ -37,7 +39,9 @@ def start_worker() -> Iterator[StartWorker]:
 
         def start(settings: Settings) -> AppProcess:
             name = next(names)
-            command = worker_command("--hostname", name, "--concurrency", "1", "--prefetch-multiplier", "1")
+            command = worker_command(
+                *ALONE, "--hostname", name, "--concurrency", "1", "--prefetch-multiplier", "1"
+            )
             worker = running.enter_context(AppProcess(settings, *command, name=name))
             return worker.wait_for(" ready.")
 
@@ -58,6 +62,24 @@ def test_a_killed_workers_task_runs_again_on_another(
     assert first.pid != second.pid
     settings.release("late")
     assert result.get(TIMEOUT_S) == "late"
+
+
+def test_a_task_is_handed_back_when_its_process_is_killed(
+    settings: Settings, start_worker: StartWorker
+) -> None:
+    """The worker lives on, and rejects the message: again, please."""
+    settings = replace(settings, prefix=f"{settings.prefix}.lost", conf={"task_reject_on_worker_lost": True})
+    with client(settings) as app:
+        start_worker(settings)
+        result = app.tasks["hold"].delay("lost")
+        (started,) = settings.journal.wait_for("lost started")
+
+        os.kill(started.pid, signal.SIGKILL)
+
+        first, second = settings.journal.wait_for("lost started", "lost started")
+        assert first.pid != second.pid
+        settings.release("lost")
+        assert result.get(TIMEOUT_S) == "lost"
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "kill -9"])

@@ -77,7 +77,7 @@ def test_a_delayed_message_comes_later(settings: Settings, broker: RabbitmqBroke
     assert later.at - sent_at >= 0.7
 
 
-def test_the_worker_reads_messages_of_another_priority_first(tmp_path: Path, settings: Settings) -> None:
+def test_an_urgent_message_overtakes(tmp_path: Path, settings: Settings) -> None:
     settings = Settings(settings.url, f"{settings.prefix}-priority", str(tmp_path))
     broker = build(settings)
     for number in range(20):
