@@ -118,7 +118,7 @@ class AmqpSession:
             self._wake_channels()
 
     def tick(self, now_s: float) -> None:
-        if not self._protocol.tick(now_s, is_reading=self._held is None and not self._is_blocked):
+        if not self._protocol.tick(now_s, is_reading=self._host.is_reading):
             log.warning(
                 "%s: missed heartbeats from client, timeout: %ds", self._host.name, self._protocol.heartbeat_s
             )

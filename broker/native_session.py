@@ -116,7 +116,7 @@ class NativeSession:
             self._wake_channels()
 
     def tick(self, now_s: float) -> None:
-        if self._input_is_paused or self._is_blocked:
+        if not self._host.is_reading:
             self._protocol.excuse_silence()
         if not self._protocol.tick(now_s):
             log.warning("closing %s: nothing heard for %d s", self._host.name, self._protocol.heartbeat_s)

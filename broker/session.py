@@ -47,6 +47,10 @@ class SessionHost(Protocol):
     @property
     def peer_is_loopback(self) -> bool: ...
 
+    @property
+    def is_reading(self) -> bool:
+        """False while input is paused, for whatever reason: the peer cannot be blamed for its silence."""
+
     def request_flush(self) -> None:
         """There is output: collect it with `take_output` at the end of the turn."""
 
