@@ -92,7 +92,6 @@ class Outbox:
     ) -> int:
         """Journal and send a message; returns its number."""
         number = self._journal.next_number(self._publisher)
-
         self._journal.add(
             Invoked(self._publisher, number, queues, kept, barrier=barrier, transaction=transaction)
         )
