@@ -247,7 +247,7 @@ class AmqpSession:
     def _execute(self, number: int, method: Method) -> None:
         assert self._connection is not None
         match method:
-            case methods.ConnectionUpdateSecret():
+            case methods.ConnectionUpdateSecret() if number == 0:
                 self._protocol.send_method(0, methods.ConnectionUpdateSecretOk())
             case methods.ChannelOpen():
                 channel = AmqpChannel(self, self._protocol, number)

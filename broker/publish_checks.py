@@ -14,14 +14,14 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 def check_publish(facts: PropertyFacts, user: User) -> None:
-    """Raises 406 for an expiration that is no TTL and for a user-id that is somebody else's."""
-    if facts.expiration is not None:
-        _check_expiration(facts.expiration)
+    """Raises 406 for a user-id that is somebody else's and for an expiration that is no TTL."""
     if facts.user_id is not None and facts.user_id != user.name and "impersonator" not in user.tags:
         raise SoftError(
             ReplyCode.PRECONDITION_FAILED,
             f"user_id property set to '{facts.user_id}' but authenticated user was '{user.name}'",
         )
+    if facts.expiration is not None:
+        _check_expiration(facts.expiration)
 
 
 def _check_expiration(expiration: str) -> None:

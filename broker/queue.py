@@ -223,11 +223,11 @@ class Queue:
         """Carry out the consequences of what happened; called at the end of a turn for a marked queue."""
         self._marked = False
         self._hand_out()
+        if self._drops_surplus:
+            self._drop_surplus()  # before anything expires: RabbitMQ makes room for a TTL of 0, too
         if self._now_or_never:
             self._expire_ready(self._now_or_never)
             self._now_or_never = []
-        if self._drops_surplus:
-            self._drop_surplus()
         if self._dying:
             self._bury(BURIALS_MAX)
 

@@ -159,10 +159,11 @@ class TestMethods:
             methods.QueueDeclareOk(queue="q", message_count=0, consumer_count=0),
             methods.BasicDeliver(consumer_tag="t", delivery_tag=1, exchange="", routing_key=""),
             methods.ConnectionUnblocked(),
+            methods.ConnectionUpdateSecret(new_secret=b"new"),
             methods.TxSelectOk(),
         ],
     )
-    def test_what_only_servers_say(self, peer: Peer, method: Method) -> None:
+    def test_what_nobody_says_to_a_channel(self, peer: Peer, method: Method) -> None:
         assert peer.ask(1, method) == [close_of(0, 503, "COMMAND_INVALID - unimplemented method", method.ids)]
 
     @pytest.mark.parametrize(

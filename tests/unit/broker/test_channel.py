@@ -500,3 +500,5 @@ def test_a_missing_exchange_is_noticed_before_anything_in_the_properties(client:
     wrong = encode_properties(BasicProperties(expiration="soon", user_id="eve"))
     with pytest.raises(SoftError, match="no exchange 'nowhere'"):
         client.channel.publish("nowhere", "", False, False, wrong, b"")
+    with pytest.raises(SoftError, match="user_id property"):  # and this before the expiration
+        client.channel.publish("", "", False, False, wrong, b"")

@@ -22,6 +22,22 @@ def test_the_head_is_dropped_when_there_are_too_many(house: QueueHouse) -> None:
     assert [copy.message.body for copy in house.journal.settled] == [b"1", b"2", b"3"]
 
 
+def test_a_ttl_of_zero_needs_room_before_it_expires(house: QueueHouse) -> None:
+    """RabbitMQ's order: a dead letter says `maxlen`, and an older message may have to go."""
+    queue = house.queue(max_length=1)
+    house.publish(queue, "1")
+    house.end_turn()
+    house.publish(queue, "2", expiration="0")
+    house.end_turn()
+    assert bodies_ready(queue) == []
+    assert queue.deaths_total == {
+        DeathReason.MAXLEN: 1,
+        DeathReason.EXPIRED: 1,
+        DeathReason.REJECTED: 0,
+        DeathReason.DELIVERY_LIMIT: 0,
+    }
+
+
 def test_the_head_is_dropped_when_there_are_too_many_bytes(house: QueueHouse) -> None:
     queue = house.queue(max_length_bytes=10)
     house.publish(queue, "aaaa", "bbbb", "cc")
