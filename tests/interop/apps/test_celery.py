@@ -144,7 +144,7 @@ def test_a_broadcast_makes_the_worker_consume_a_further_queue(
     said = app.control.cancel_consumer(queue, **FROM_THE_WORKER)
     assert said == [{WORKER: {"ok": f"no longer consuming from {queue}"}}]
     app.tasks["add"].apply_async((2, 2), queue=queue)
-    assert waiting(app, queue) == 1
+    wait_until(lambda: waiting(app, queue) == 1, lambda: f"{waiting(app, queue)} in {queue}")
 
 
 def test_the_event_receiver_sees_a_task_succeed(app: Celery) -> None:
@@ -170,7 +170,7 @@ def test_the_event_receiver_sees_a_task_succeed(app: Celery) -> None:
 
 
 def test_the_queue_is_empty_when_all_is_done(settings: Settings, app: Celery) -> None:
-    for number in range(50):
-        app.tasks["add"].apply_async((number, number), ignore_result=True)
+    for result in [app.tasks["add"].delay(number, 0) for number in range(50)]:
+        result.get(TIMEOUT_S)
 
     wait_until(lambda: waiting(app, settings.prefix) == 0, lambda: f"{waiting(app, settings.prefix)} left")
