@@ -320,11 +320,11 @@ class Channel:
     ) -> str:
         """Start a consumer; returns its tag, made by the broker when none was given."""
         tag = consumer_tag or f"amq.ctag-{self._services.random_name()}"
+        if tag in self.consumers:
+            raise HardError(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         if queue == REPLY_TO:
             return self._consume_replies(tag, no_ack=no_ack)
         found = self._find_queue(queue)
-        if tag in self.consumers:
-            raise HardError(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         if len(self.consumers) >= CONSUMERS_MAX:
             raise HardError(
                 ReplyCode.NOT_ALLOWED, f"reached maximum ({CONSUMERS_MAX}) of consumers per channel"
@@ -345,10 +345,10 @@ class Channel:
         return tag
 
     def _consume_replies(self, consumer_tag: str, *, no_ack: bool) -> str:
-        if self._replies is not None:
-            raise SoftError(ReplyCode.PRECONDITION_FAILED, "reply consumer already set")
         if not no_ack:
             raise SoftError(ReplyCode.PRECONDITION_FAILED, "reply consumer cannot acknowledge")
+        if self._replies is not None:
+            raise SoftError(ReplyCode.PRECONDITION_FAILED, "reply consumer already set")
         self._replies = ReplyConsumer(consumer_tag, self._services.random_name(), self)
         self.connection.direct_replies.add(self._replies)
         return consumer_tag
@@ -362,6 +362,7 @@ class Channel:
         """Stop a consumer; its unacked deliveries stay the channel's. An unknown tag is no error."""
         if self._replies is not None and self._replies.consumer_tag == consumer_tag:
             self._stop_replies()
+            return
         consumer = self.consumers.pop(consumer_tag, None)
         if consumer is not None:
             consumer.queue.remove_consumer(consumer)

@@ -270,8 +270,9 @@ async def test_a_rejected_message_goes_to_the_dead_letter_exchange(
 def test_a_consumer_tag_is_used_once(client: Client) -> None:
     client.declare("q")
     client.consume("q", "tag")
-    with pytest.raises(HardError, match="attempt to reuse consumer tag 'tag'"):
-        client.consume("q", "tag")
+    for queue in ("q", "missing", "amq.rabbitmq.reply-to"):  # before the queue is looked at, as in RabbitMQ
+        with pytest.raises(HardError, match="attempt to reuse consumer tag 'tag'"):
+            client.consume(queue, "tag", no_ack=True)
 
 
 def test_the_broker_names_consumers(client: Client) -> None:
@@ -428,6 +429,17 @@ def test_the_rules_of_direct_reply_to(client: Client) -> None:
     client.consume("amq.rabbitmq.reply-to", no_ack=True)
     with pytest.raises(SoftError, match="reply consumer already set"):
         client.consume("amq.rabbitmq.reply-to", "another", no_ack=True)
+    with pytest.raises(SoftError, match="reply consumer cannot acknowledge"):
+        client.consume("amq.rabbitmq.reply-to", "another")
+
+
+def test_the_reply_consumer_is_cancelled_before_another_of_its_tag(client: Client) -> None:
+    client.declare("q")
+    client.consume("amq.rabbitmq.reply-to", "tag", no_ack=True)
+    client.consume("q", "tag")
+    client.channel.cancel("tag")
+    assert set(client.channel.consumers) == {"tag"}
+    client.consume("amq.rabbitmq.reply-to", "another", no_ack=True)
 
 
 # Consumers that do not ack
