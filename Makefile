@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constrain
 # What an installed environment depends on. A stamp that is newer than these is up to date.
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help run test check lint format unit integration crash interop fuzz bench soak build upgrade clean
+.PHONY: help run test check lint format unit integration crash interop fuzz differential bench soak build upgrade clean
 .DEFAULT_GOAL := check
 
 help:  ## This list.
@@ -40,6 +40,9 @@ unit integration crash fuzz: $(VENV)/dev.stamp  ## One tier of tests.
 interop: $(VENV)/dev.stamp  ## Other people's clients, and then their own test suites, whole (about 20 minutes).
 	$(BIN)/pytest tests/interop
 	$(BIN)/python tests/foreign/run.py
+
+differential: $(VENV)/dev.stamp  ## 2,000 scripts on RabbitMQ (which must be installed) and on Leveret.
+	LEVERET_DIFFERENTIAL_SCRIPTS=$${LEVERET_DIFFERENTIAL_SCRIPTS:-2000} $(BIN)/pytest tests/differential
 
 soak: $(VENV)/dev.stamp  ## Minutes of mixed load; `make test` leaves these tests out.
 	$(BIN)/pytest -m soak

@@ -1,0 +1,49 @@
+"""Plays a script on two brokers and says where they differ.
+
+Some scripts have more than one right outcome (two queues feed a third one, two consumers race). So a
+difference only counts if it stays: the reference broker plays the script again, and whatever it ever did is
+right.
+"""
+
+import os
+from difflib import unified_diff
+
+from .observation import Lines
+from .player import Player
+from .script import Script
+
+REPLAYS = 3
+
+
+class Duel:
+    """A reference broker and the one that must be like it."""
+
+    def __init__(self, reference_port: int, port: int) -> None:
+        self._reference = Player(reference_port)
+        self._player = Player(port)
+        self.played = 0
+        self.left_to_chance = 0
+        """Scripts that differed once and were the same in a replay."""
+
+    def difference(self, script: Script) -> str | None:
+        """A readable account of the first step that differs, or None."""
+        self.played += 1
+        expected = self._reference.play(script)
+        actual = self._player.play(script)
+        if expected == actual:
+            return None
+        for _ in range(REPLAYS):
+            if self._reference.play(script) == actual or self._player.play(script) == expected:
+                self.left_to_chance += 1
+                return None
+        return _account(script, expected, actual)
+
+    def close(self) -> None:
+        self._reference.close()
+        self._player.close()
+
+
+def _account(script: Script, expected: list[Lines], actual: list[Lines]) -> str:
+    number = next(n for n, (one, other) in enumerate(zip(expected, actual, strict=True)) if one != other)
+    diff = unified_diff(expected[number], actual[number], "RabbitMQ", "Leveret", n=20, lineterm="")
+    return os.linesep.join([repr(script), f"step {number}: {script.steps[number]!r}", *diff])
