@@ -262,6 +262,8 @@ class Player:
         for place, lines in sorted(self._returns.items()):
             yield from (f"{place} {line}" for line in lines)
         for place, deliveries in sorted(self._deliveries.items()):
+            if place[0] not in self._connections:
+                continue  # whether one dying channel still gets what another one gave back is left to chance
             shown = [(self._names.conceal(tag), number, text) for tag, number, text in deliveries]
             shown.sort(key=lambda delivery: delivery[0])
             yield from (f"{place} deliver to {tag}: {text}" for tag, _, text in shown)

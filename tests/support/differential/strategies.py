@@ -3,10 +3,13 @@
 What RabbitMQ and Leveret are meant to do differently (docs/rabbitmq-differences.md) is not generated:
 
 - No message has an unknown delivery mode; no queue that the server is to name has an unknown type.
+- No exchange has the default exchange for an alternate.
 - A wrong exchange type is a word that Erlang does not know: for others the text is another one.
 - RabbitMQ only lets the head of a queue expire. So where messages expire while the script is played, all of a
   queue expire alike: the TTL is the queue's and there are no priorities; or it is the messages', and these go
   to `q1` and die into another queue.
+- RabbitMQ ends the channels of a connection one by one, and what the first one had may go to a consumer of
+  the second, and be lost if that does not ack. So such consumers do not share their connection.
 """
 
 from dataclasses import replace
@@ -120,7 +123,9 @@ match_arguments = table(
 )
 binding_arguments = rarely(match_arguments, st.just({}), 3)
 exchange_arguments = rarely(
-    table({"alternate-exchange": argument("x1", "x2", "x3", "missing", ""), "x-unknown": odd_values}),
+    table(
+        {"alternate-exchange": argument("x1", "x2", "x3", "missing").filter(bool), "x-unknown": odd_values}
+    ),
     st.just({}),
     4,
 )
@@ -388,10 +393,23 @@ def scripts(draw: st.DrawFn) -> Script:
     drawn = [*draw(topologies()), *draw(st.lists(steps(actions), min_size=length, max_size=STEPS_MAX))]
     short_ttl_ms = draw(st.sampled_from([LONG_TTL_MS, LONG_TTL_MS, 0, SHORT_TTL_MS]))
     messages_expire = draw(st.booleans())
+    several_channels = draw(st.booleans())
+    fit = _acking if several_channels else _on_one_channel
     made = tuple(
-        replace(step, action=_with_ttl(step.action, short_ttl_ms, messages_expire)) for step in drawn
+        replace(step, action=_with_ttl(step.action, short_ttl_ms, messages_expire))
+        for step in map(fit, drawn)
     )
     return Script(made, sleeps=short_ttl_ms == SHORT_TTL_MS)
+
+
+def _acking(step: Step) -> Step:
+    if isinstance(step.action, m.BasicConsume) and "reply-to" not in step.action.queue:
+        return replace(step, action=replace(step.action, no_ack=False))
+    return step
+
+
+def _on_one_channel(step: Step) -> Step:
+    return replace(step, channel=1)
 
 
 def _with_ttl(action: Action, short_ttl_ms: int, messages_expire: bool) -> Action:
