@@ -13,14 +13,14 @@ from leveret.protocol.reply_codes import ReplyCode
 
 from .alarms import NO_LIMITS, Alarms, Limits
 from .auth import User
+from .channels.direct_reply import DirectReplies
 from .clock import Clock
 from .connection import Connection
 from .counters import Counters
-from .direct_reply import DirectReplies
-from .journal import Journal
+from .durability.journal import Journal
 from .services import Services, TimersLike
 from .turn import Turn
-from .vhost import Vhost
+from .vhosts.vhost import Vhost
 
 DEFAULT_VHOST = "/"
 # Where nobody says otherwise:

@@ -18,8 +18,8 @@ from leveret.storage.directory import DirectoryUnusable
 from leveret.storage.engine import Corrupt, EngineError
 from leveret.version import __version__
 
-from . import logs, server
-from .config import OPTIONS, ConfigError, load
+from .daemon import logs, server
+from .daemon.config import OPTIONS, ConfigError, load
 
 EXIT_FAILED = 1
 EXIT_NEEDS_A_PERSON = 2

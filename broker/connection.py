@@ -6,9 +6,9 @@ It is the owner of its exclusive queues: they go when it goes.
 from typing import TYPE_CHECKING
 
 from .auth import User
-from .channel import Channel
-from .vhost import Vhost
-from .wire import Wire
+from .channels.channel import Channel
+from .channels.wire import Wire
+from .vhosts.vhost import Vhost
 
 if TYPE_CHECKING:
     from .broker import Broker

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from leveret.protocol.amqp.properties import PropertyFacts
 
 if TYPE_CHECKING:
-    from .journal import StoredBlob
-    from .queue import Queue
+    from .durability.journal import StoredBlob
+    from .queues.queue import Queue
 
 
 class Message:

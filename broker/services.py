@@ -11,7 +11,7 @@ from .clock import Clock
 from .message import Message, QueuedMessage
 
 if TYPE_CHECKING:
-    from .queue import Queue
+    from .queues.queue import Queue
 
 
 class JournalLike(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from .queue import Queue
+    from .queues.queue import Queue
 
 DISPATCH_ROUNDS_MAX = (
     100  # dead lettering can mark queues while queues are dispatched; the rest waits for the next turn

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from leveret.broker.binding import Binding
-from leveret.broker.exchanges.exchange import Envelope
-from leveret.broker.exchanges.topic import TopicExchange
+from leveret.broker.vhosts.binding import Binding
+from leveret.broker.vhosts.exchanges.exchange import Envelope
+from leveret.broker.vhosts.exchanges.topic import TopicExchange
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
 NAIVE_UP_TO = 1_000

@@ -21,20 +21,20 @@ from leveret.protocol.amqp.properties import PropertyFacts, read_facts, with_cha
 from leveret.protocol.errors import HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
+from ..message import Message, QueuedMessage
+from ..queues.consumer import Consumer
+from ..queues.dead_letter import DeathReason
+from ..queues.delivery import delivered_properties, enqueue_to
 from .confirms import Confirms
-from .consumer import Consumer
-from .dead_letter import DeathReason
-from .delivery import delivered_properties, enqueue_to
 from .direct_reply import REPLY_TO, ReplyConsumer, is_reply_name
-from .message import Message, QueuedMessage
 from .publish_checks import check_publish
 from .transaction import Kept, Transaction
 from .unacked import Delivery, Unacked
 from .wire import Wire
 
 if TYPE_CHECKING:
-    from .connection import Connection
-    from .queue import Queue
+    from ..connection import Connection
+    from ..queues.queue import Queue
 
 CONSUMERS_MAX = 65_536  # per channel; RabbitMQ has no limit by default, we need one somewhere
 

@@ -9,8 +9,8 @@ or its socket is full, the answer is dropped. (An extension of RabbitMQ, which c
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..message import Message
     from .channel import Channel
-    from .message import Message
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 _PREFIX = REPLY_TO + "."

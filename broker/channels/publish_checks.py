@@ -6,7 +6,7 @@ from leveret.protocol.amqp.properties import PropertyFacts
 from leveret.protocol.errors import SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
-from .auth import User
+from ..auth import User
 
 EXPIRATION_MAX_MS = 315_360_000_000  # ten years, RabbitMQ's limit
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .message import QueuedMessage
+from ..message import QueuedMessage
 
 
 class Kept(NamedTuple):

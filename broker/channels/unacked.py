@@ -11,8 +11,8 @@ from typing import NamedTuple
 from leveret.protocol.errors import SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
-from .consumer import Consumer
-from .message import QueuedMessage
+from ..message import QueuedMessage
+from ..queues.consumer import Consumer
 
 
 class Delivery(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from leveret.protocol.errors import AmqpError
 
-from .message import Message
+from ..message import Message
 
 
 class Wire(Protocol):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
-from .dead_letter import DeathReason
+from ..queues.dead_letter import DeathReason
 
 QUEUES_PER_STEP = 500  # after which others run: a millisecond or so
 

@@ -28,18 +28,18 @@ from leveret.storage.engine import EngineError, EngineStats, LogEngine
 from leveret.storage.lmdb import LmdbEngine
 from leveret.storage.memory import MemoryEngine
 
-from .alarms import Limits, disk_free, memory_of_machine, memory_used
-from .auth import Authenticator, User, hash_password
-from .broker import Broker
-from .clock import SystemClock
-from .committer import Committer
+from ..alarms import Limits, disk_free, memory_of_machine, memory_used
+from ..auth import Authenticator, User, hash_password
+from ..broker import Broker
+from ..clock import SystemClock
+from ..durability.committer import Committer
+from ..durability.journal import Journal
+from ..durability.recovery import recover
+from ..sessions.session import SessionSettings
+from ..sessions.transport import Transport
+from ..timers import LoopTimers
 from .config import Config
 from .http import HttpServer
-from .journal import Journal
-from .recovery import recover
-from .session import SessionSettings
-from .timers import LoopTimers
-from .transport import Transport
 
 log = logging.getLogger(__name__)
 

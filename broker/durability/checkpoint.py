@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Self
 
 from leveret.storage.engine import Corrupt
 
+from ..message import QueuedMessage
 from . import records
-from .message import QueuedMessage
 
 if TYPE_CHECKING:
-    from .broker import Broker
-    from .queue import Queue
+    from ..broker import Broker
+    from ..queues.queue import Queue
 
 CHECKPOINT_FORMAT = 1  # docs/storage-format.md has the recipe for the next one
 

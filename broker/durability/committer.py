@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from leveret.storage.blob import chain_hash, encode_blob
 from leveret.storage.engine import Append, EngineError, LogEngine, Position
 
-from .broker import Broker
+from ..broker import Broker
 from .checkpoint import Checkpoint, take_image
 from .journal import Batch, StoredBlob
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from leveret.storage.engine import Position
 
+from ..message import CopyState, Message, QueuedMessage
 from . import records
-from .message import CopyState, Message, QueuedMessage
 
 if TYPE_CHECKING:
-    from .channel import Channel
-    from .queue import Queue
+    from ..channels.channel import Channel
+    from ..queues.queue import Queue
 
 MESSAGE_OVERHEAD_BYTES = 512  # what a message takes besides its body and properties, roughly
 

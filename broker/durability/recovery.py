@@ -15,13 +15,13 @@ from leveret.protocol.errors import AmqpError
 from leveret.storage.blob import CHAIN_START, Blob, chain_hash, decode_blob, iter_records
 from leveret.storage.engine import BEGINNING, Corrupt, Lease, LogEngine, Position
 
+from ..broker import Broker
+from ..message import Message
+from ..queues.queue import Queue
 from . import records
-from .broker import Broker
 from .checkpoint import Checkpoint
 from .committer import LogTail
 from .journal import StoredBlob
-from .message import Message
-from .queue import Queue
 from .records import PublishRecord, RecordType
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from leveret.protocol.amqp.field_table import FieldValue, field_type_name
 from leveret.protocol.errors import SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
-from .message import QueuedMessage
+from ..message import QueuedMessage
 
 if TYPE_CHECKING:
     from .queue import Queue

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from leveret.protocol.amqp.field_table import FieldTable, FieldValue, Long, decode_table, encode_table
 from leveret.protocol.amqp.properties import read_facts, with_changes
 
+from ..message import Message, QueuedMessage
 from .delivery import enqueue_to
-from .message import Message, QueuedMessage
 
 if TYPE_CHECKING:
     from .queue import Queue

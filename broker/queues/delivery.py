@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from leveret.protocol.amqp.field_table import Long
 from leveret.protocol.amqp.properties import with_changes
 
-from .message import Message, QueuedMessage
-from .services import Services
+from ..message import Message, QueuedMessage
+from ..services import Services
 
 if TYPE_CHECKING:
     from .queue import Queue

@@ -7,8 +7,8 @@ on time: the queue asks `take_due` before it hands anything out.
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
-from .message import CopyState, QueuedMessage
-from .services import Services, Timer
+from ..message import CopyState, QueuedMessage
+from ..services import Services, Timer
 
 CLEAN_UP_AT = 1024  # entries; below that, ended copies are not worth looking for
 

@@ -26,16 +26,16 @@ from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.errors import SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
+from ..message import CopyState, Message, QueuedMessage
 from .consumer import Consumer
 from .consumers import Consumers
 from .dead_letter import DeathReason, dead_letter
 from .expiry import MessageExpiry, QueueExpiry
-from .message import CopyState, Message, QueuedMessage
 from .queue_arguments import QueueSettings
 from .ready import ready_messages
 
 if TYPE_CHECKING:
-    from .vhost import Vhost
+    from ..vhosts.vhost import Vhost
 
 DELIVERY_LIMIT_DEFAULT = 20  # of quorum queues, as in RabbitMQ 4
 BURIALS_MAX = 8  # per dispatch: one costs up to 0.1 ms, and when a backlog expires others must get their turn

@@ -12,8 +12,8 @@ from leveret.protocol.amqp.field_table import FieldValue, field_type_name
 from leveret.protocol.errors import HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
-from . import equivalence
-from .terms import quote, show_bare, to_term
+from ..vhosts import equivalence
+from ..vhosts.terms import quote, show_bare, to_term
 
 EXPIRY_MAX_MS = 315_360_000_000  # ten years
 PRIORITY_MAX = 255

@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush, merge
 from operator import itemgetter
 from typing import Protocol
 
-from .message import CopyState, QueuedMessage
+from ..message import CopyState, QueuedMessage
 
 GONE_TOLERATED = 64  # ended copies that are not worth a clean-up, however few live ones there are
 

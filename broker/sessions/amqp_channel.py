@@ -15,9 +15,9 @@ from leveret.protocol.amqp.wire_types import Method
 from leveret.protocol.errors import AmqpError, HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
-from .channel import Channel
-from .delivery import delivered_properties
-from .message import Message
+from ..channels.channel import Channel
+from ..message import Message
+from ..queues.delivery import delivered_properties
 
 if TYPE_CHECKING:
     from .amqp_session import AmqpSession

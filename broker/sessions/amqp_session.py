@@ -33,10 +33,10 @@ from leveret.protocol.errors import AmqpError, HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 from leveret.version import __version__
 
+from ..auth import MECHANISMS, User
+from ..channels.channel import Channel
+from ..connection import Connection
 from .amqp_channel import AmqpChannel
-from .auth import MECHANISMS, User
-from .channel import Channel
-from .connection import Connection
 from .session import SessionHost, SessionSettings, name_given
 
 log = logging.getLogger(__name__)

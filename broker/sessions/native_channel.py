@@ -17,9 +17,9 @@ from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.native.tags import TagElement
 from leveret.protocol.reply_codes import ReplyCode
 
-from .channel import Channel
-from .delivery import delivered_properties
-from .message import Message
+from ..channels.channel import Channel
+from ..message import Message
+from ..queues.delivery import delivered_properties
 
 if TYPE_CHECKING:
     from .native_session import NativeSession

@@ -18,7 +18,7 @@ from leveret.protocol.native.connection import FAILED, Event, ServerConnection, 
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
 
-from .connection import Connection
+from ..connection import Connection
 from .native_channel import NativeChannel
 from .session import SessionHost, SessionSettings, name_given
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from leveret.protocol.errors import AmqpError
 
-from .auth import Authenticator
-from .broker import Broker
+from ..auth import Authenticator
+from ..broker import Broker
 
 NAME_SHOWN_MAX = 64  # characters of a connection's name in the log: it is the peer's text
 

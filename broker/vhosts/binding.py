@@ -12,8 +12,8 @@ from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
 
 if TYPE_CHECKING:
+    from ..queues.queue import Queue
     from .exchanges.exchange import Exchange
-    from .queue import Queue
 
 Destination: TypeAlias = "Queue | Exchange"
 Identity: TypeAlias = tuple[Destination, str, bytes]

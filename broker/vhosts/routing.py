@@ -15,7 +15,7 @@ from .binding import Destination
 from .exchanges.exchange import Envelope, Exchange
 
 if TYPE_CHECKING:
-    from .queue import Queue
+    from ..queues.queue import Queue
 
 _LETTER_C = ord("C")  # finding one octet is many times as fast as finding two
 

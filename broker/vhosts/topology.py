@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp.field_table import decode_table
 
+from ..queues.queue import Queue
+from ..queues.queue_arguments import parse_queue_arguments
 from .binding import Binding, encode_arguments
 from .exchanges.exchange import Exchange
 from .exchanges.types import PREDECLARED, make_exchange
-from .queue import Queue
-from .queue_arguments import parse_queue_arguments
 
 if TYPE_CHECKING:
     from .vhost import Vhost

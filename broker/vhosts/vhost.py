@@ -18,16 +18,16 @@ from leveret.protocol.amqp.properties import PropertyFacts, with_changes
 from leveret.protocol.errors import HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
+from ..queues.queue import Queue
+from ..queues.queue_arguments import check_equivalent_arguments, check_server_named, parse_queue_arguments
+from ..services import Services
 from . import topology
 from .binding import Binding, Bindings, Destination, encode_arguments
 from .equivalence import check_arguments, check_field
 from .exchanges.default import DefaultExchange
 from .exchanges.exchange import ALTERNATE, Envelope, Exchange
 from .exchanges.types import check_alternate, check_type, make_exchange, predeclared
-from .queue import Queue
-from .queue_arguments import check_equivalent_arguments, check_server_named, parse_queue_arguments
 from .routing import extra_keys, find_queues, may_carry_keys
-from .services import Services
 
 NAME_MAX_BYTES = 255  # a short string, on the wire and in the log
 ROUTES_MAX = 16_384  # remembered routes; keys that never come twice (replies) must not fill the memory

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import ClientSession
 from fake_broker import FakeBroker, FakeServer
 
-from leveret.broker.http import HttpServer
+from leveret.broker.daemon.http import HttpServer
 from leveret.storage.engine import Unavailable
 
 

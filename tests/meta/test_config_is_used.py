@@ -5,7 +5,7 @@ import re
 import pytest
 from sources import ROOT, python_files
 
-from leveret.broker.config import OPTIONS
+from leveret.broker.daemon.config import OPTIONS
 
 OTHER_VARIABLES = {"LEVERET_CONFIG", "LEVERET_TEST_TIMEOUT_FACTOR"}
 SHIPPED = ("Dockerfile", "README.md", "deploy/leveret.service")

@@ -20,7 +20,7 @@ import pytest
 from daemon import Daemon
 from sources import ROOT
 
-from leveret.broker.config import Config
+from leveret.broker.daemon.config import Config
 
 PREFIX = "/opt/leveret"  # where the image has the broker's environment
 CREATES_USER = ("useradd ", "install ")

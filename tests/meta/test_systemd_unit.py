@@ -9,7 +9,7 @@ import pytest
 from sources import ROOT
 
 from leveret.broker.cli import EXIT_NEEDS_A_PERSON
-from leveret.broker.config import Config
+from leveret.broker.daemon.config import Config
 
 UNIT = ROOT / "deploy" / "leveret.service"
 EXPOSURE_MAX = 15  # of 100, as `systemd-analyze security` rates it

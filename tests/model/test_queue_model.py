@@ -19,8 +19,8 @@ from hypothesis.stateful import (
 )
 from queue_house import FakeChannel, QueueHouse, consumer_of
 
-from leveret.broker.dead_letter import DeathReason
 from leveret.broker.message import CopyState, QueuedMessage
+from leveret.broker.queues.dead_letter import DeathReason
 
 NEVER = 2**63
 TAGS = ("a", "b", "c")

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leveret.broker import records
-from leveret.broker.records import PublishRecord, RecordType
+from leveret.broker.durability import records
+from leveret.broker.durability.records import PublishRecord, RecordType
 from leveret.storage.blob import iter_records
 
 u32 = st.integers(0, 2**32 - 1)

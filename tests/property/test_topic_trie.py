@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leveret.broker.binding import Binding
-from leveret.broker.exchanges.exchange import Envelope
-from leveret.broker.exchanges.topic import TopicExchange
+from leveret.broker.vhosts.binding import Binding
+from leveret.broker.vhosts.exchanges.exchange import Envelope
+from leveret.broker.vhosts.exchanges.topic import TopicExchange
 
 WORDS = st.sampled_from(["a", "b", "", "*", "#"])
 KEYS = st.lists(st.sampled_from(["a", "b", ""]), max_size=6).map(".".join)

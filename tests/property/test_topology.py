@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from small_vhost import ME, SmallVhost
 
-from leveret.broker.binding import Binding
-from leveret.broker.exchanges.exchange import Exchange
-from leveret.broker.queue import Queue
+from leveret.broker.queues.queue import Queue
+from leveret.broker.vhosts.binding import Binding
+from leveret.broker.vhosts.exchanges.exchange import Exchange
 from leveret.protocol.errors import AmqpError
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])

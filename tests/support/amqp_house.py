@@ -6,11 +6,11 @@ from amqp_peer import FRAME_MAX, Answer, answers, tune_ok, vhost_open
 from fake_services import FakeClock, FakeTimers
 
 from leveret.broker.alarms import NO_LIMITS, Limits
-from leveret.broker.amqp_session import AmqpSession
 from leveret.broker.auth import Authenticator, User, hash_password
 from leveret.broker.broker import Broker
-from leveret.broker.journal import Journal
-from leveret.broker.session import SessionSettings
+from leveret.broker.durability.journal import Journal
+from leveret.broker.sessions.amqp_session import AmqpSession
+from leveret.broker.sessions.session import SessionSettings
 from leveret.protocol.amqp import methods
 from leveret.protocol.amqp.connection import PROTOCOL_HEADER
 from leveret.protocol.amqp.field_table import FieldTable

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from leveret.broker.counters import Counters
-from leveret.broker.dead_letter import DeathReason
+from leveret.broker.queues.dead_letter import DeathReason
 from leveret.storage.engine import EngineError, EngineStats
 
 

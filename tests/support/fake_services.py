@@ -12,7 +12,7 @@ from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.services import Services
 
 if TYPE_CHECKING:
-    from leveret.broker.queue import Queue
+    from leveret.broker.queues.queue import Queue
 
 START_MS = 1_700_000_000_000
 

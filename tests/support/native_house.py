@@ -5,8 +5,8 @@ from typing import Any
 from whole_broker import PERSISTENT, WholeBroker
 
 from leveret.broker.auth import Authenticator, User, hash_password
-from leveret.broker.native_session import NativeSession
-from leveret.broker.session import SessionSettings
+from leveret.broker.sessions.native_session import NativeSession
+from leveret.broker.sessions.session import SessionSettings
 from leveret.protocol.native.connection import ClientConnection, State
 from leveret.protocol.native.layouts import FrameType
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from fake_services import FakeServices
 
-from leveret.broker.consumer import Consumer
-from leveret.broker.delivery import enqueue_to
 from leveret.broker.message import Message, QueuedMessage
-from leveret.broker.queue import Queue
-from leveret.broker.queue_arguments import QueueSettings
+from leveret.broker.queues.consumer import Consumer
+from leveret.broker.queues.delivery import enqueue_to
+from leveret.broker.queues.queue import Queue
+from leveret.broker.queues.queue_arguments import QueueSettings
 from leveret.protocol.amqp.field_table import FieldTable, decode_table
 from leveret.protocol.amqp.properties import BasicProperties, PropertyFacts, encode_properties, read_facts
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fake_services import FakeServices
 
-from leveret.broker.exchanges.exchange import Exchange
-from leveret.broker.queue import Queue
-from leveret.broker.vhost import Vhost
+from leveret.broker.queues.queue import Queue
+from leveret.broker.vhosts.exchanges.exchange import Exchange
+from leveret.broker.vhosts.vhost import Vhost
 from leveret.protocol.amqp.field_table import FieldTable
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties, read_facts
 from leveret.protocol.errors import AmqpError, HardError, SoftError

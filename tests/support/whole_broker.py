@@ -12,12 +12,12 @@ from fake_services import FakeClock, FakeTimers
 from leveret.broker.alarms import NO_LIMITS, Limits
 from leveret.broker.auth import User
 from leveret.broker.broker import DEFAULT_VHOST, Broker
-from leveret.broker.channel import Channel
-from leveret.broker.committer import Committer
+from leveret.broker.channels.channel import Channel
 from leveret.broker.connection import Connection
-from leveret.broker.journal import Journal
+from leveret.broker.durability.committer import Committer
+from leveret.broker.durability.journal import Journal
+from leveret.broker.durability.recovery import recover
 from leveret.broker.message import Message
-from leveret.broker.recovery import recover
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import AmqpError

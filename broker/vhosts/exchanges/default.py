@@ -7,7 +7,7 @@ from ..binding import Binding
 from .exchange import Envelope, Exchange
 
 if TYPE_CHECKING:
-    from ..queue import Queue
+    from ...queues.queue import Queue
 
 
 class DefaultExchange(Exchange):

@@ -6,7 +6,7 @@ import pytest
 from amqp_house import MESSAGE_SIZE_MAX, House, Peer, close_of
 from amqp_peer import FRAME_MAX, LOGIN, PERSISTENT, Answer, Content, publish, tune_ok, vhost_open
 
-from leveret.broker.amqp_session import CAPABILITIES, REFUSAL_DELAY_S
+from leveret.broker.sessions.amqp_session import CAPABILITIES, REFUSAL_DELAY_S
 from leveret.protocol.amqp import methods
 from leveret.protocol.amqp.connection import PROTOCOL_HEADER
 from leveret.protocol.amqp.field_table import FieldTable

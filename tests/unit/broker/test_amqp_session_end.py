@@ -5,7 +5,11 @@ from amqp_house import House, Peer, close_of
 from amqp_peer import Answer, Content, Heartbeat, publish
 
 from leveret.broker.alarms import Alarms, Limits
-from leveret.broker.amqp_session import CLOSE_TIMEOUT_S, LOST_FRAMING_TIMEOUT_S, TURN_OUTPUT_MAX_BYTES
+from leveret.broker.sessions.amqp_session import (
+    CLOSE_TIMEOUT_S,
+    LOST_FRAMING_TIMEOUT_S,
+    TURN_OUTPUT_MAX_BYTES,
+)
 from leveret.protocol.amqp import methods
 from leveret.protocol.amqp.frames import build_frame, method_frame
 from leveret.protocol.errors import HardError, SoftError

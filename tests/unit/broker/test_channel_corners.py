@@ -99,7 +99,7 @@ async def test_a_queue_that_fails_does_not_take_the_others_along(
     client.channel.confirm_select()
     client.consume("good")
     await broker.commit()
-    monkeypatch.setattr("leveret.broker.queue.dead_letter", fail)
+    monkeypatch.setattr("leveret.broker.queues.queue.dead_letter", fail)
     client.publish("bad", b"1")
     client.publish("good", b"2")
     await broker.commit()

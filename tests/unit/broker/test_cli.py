@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from leveret.broker import cli
-from leveret.broker.config import Config
+from leveret.broker.daemon.config import Config
 from leveret.storage.check import Report
 from leveret.storage.directory import DirectoryInUse, DirectoryUnusable
 from leveret.storage.engine import Corrupt
@@ -163,9 +163,7 @@ def test_check_of_no_directory_is_a_finding(tmp_path: Path, capsys: Capture) -> 
     assert "does not exist" in capsys.readouterr().out
 
 
-def test_compact_says_what_it_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_compact_says_what_it_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(cli, "compact_directory", {tmp_path: (4096, 1024)}.get)
     assert cli.run(["compact", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "compacted: 4096 bytes before, 1024 after\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from leveret.broker.config import OPTIONS, Config, ConfigError, load
+from leveret.broker.daemon.config import OPTIONS, Config, ConfigError, load
 
 
 def write(directory: Path, text: str) -> Path:

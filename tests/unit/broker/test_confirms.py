@@ -2,7 +2,7 @@
 
 import pytest
 
-from leveret.broker.confirms import Confirms
+from leveret.broker.channels.confirms import Confirms
 
 
 class RecordingWire:

@@ -9,10 +9,10 @@ import pytest
 from fake_services import START_MS
 from queue_house import QueueHouse, bodies_ready, drain, headers_of
 
-from leveret.broker.dead_letter import DeathReason, dead_letter
-from leveret.broker.delivery import enqueue_to
 from leveret.broker.message import Message, QueuedMessage
-from leveret.broker.queue import Queue
+from leveret.broker.queues.dead_letter import DeathReason, dead_letter
+from leveret.broker.queues.delivery import enqueue_to
+from leveret.broker.queues.queue import Queue
 from leveret.protocol.amqp.field_table import DEPTH_MAX, FieldTable, FieldValue, Long, field_type_name
 from leveret.protocol.amqp.properties import (
     BasicProperties,

@@ -2,8 +2,8 @@
 
 from small_vhost import SmallVhost
 
-from leveret.broker.binding import Binding
-from leveret.broker.exchanges.direct import DirectExchange
+from leveret.broker.vhosts.binding import Binding
+from leveret.broker.vhosts.exchanges.direct import DirectExchange
 
 
 def test_a_message_goes_to_the_bindings_with_its_key() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from leveret.broker import records
-from leveret.broker.journal import Batch, Journal
+from leveret.broker.durability import records
+from leveret.broker.durability.journal import Batch, Journal
+from leveret.broker.durability.records import RecordType
 from leveret.broker.message import CopyState, Message, QueuedMessage
-from leveret.broker.records import RecordType
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties, read_facts
 from leveret.storage.blob import iter_records
 

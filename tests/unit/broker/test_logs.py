@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from leveret.broker import logs
-from leveret.broker.logs import ConnectionLog
+from leveret.broker.daemon import logs
 
 Configure = Callable[[str, str], io.StringIO]
 
@@ -32,9 +31,9 @@ def configure() -> Iterator[Configure]:
 
 def test_a_line_has_time_level_module_and_text(configure: Configure) -> None:
     stream = configure("info", "text")
-    logging.getLogger("leveret.broker.server").info("ready on %s", "port")
+    logging.getLogger("leveret.broker.daemon.server").info("ready on %s", "port")
     time, rest = stream.getvalue().split(" ", 1)
-    assert rest == "INFO    broker.server: ready on port\n"
+    assert rest == "INFO    broker.daemon.server: ready on port\n"
     assert time.endswith("Z")
 
 
@@ -46,29 +45,9 @@ def test_less_urgent_events_are_left_out(configure: Configure) -> None:
     assert "this" in stream.getvalue()
 
 
-def test_a_connections_line_says_whose_it_is(configure: Configure) -> None:
-    stream = configure("info", "text")
-    log = ConnectionLog(logging.getLogger("leveret.x"), "127.0.0.1:1234")
-    log.info("accepted")
-    log.vhost, log.user = "/", "guest"
-    log.info("open")
-    accepted, opened = stream.getvalue().splitlines()
-    assert accepted.endswith("x: accepted [peer=127.0.0.1:1234]")
-    assert opened.endswith("x: open [peer=127.0.0.1:1234 vhost=/ user=guest]")
-
-
-def test_debug_is_known_without_asking_the_logger(configure: Configure) -> None:
-    configure("info", "text")
-    assert not ConnectionLog(logging.getLogger("leveret.quiet"), "peer").is_debug
-    configure("debug", "text")
-    assert ConnectionLog(logging.getLogger("leveret.loud"), "peer").is_debug
-
-
 def test_a_peer_cannot_forge_a_line(configure: Configure) -> None:
     stream = configure("info", "text")
-    log = ConnectionLog(logging.getLogger("leveret.x"), "peer")
-    log.user = "eve\n2026 INFO forged"
-    log.info("queue %s", "a\r\nb\x1b[31m")
+    logging.getLogger("leveret.x").info("queue %s", "a\r\nb\x1b[31m")
     assert len(stream.getvalue().splitlines()) == 1
     assert r"a\r\nb\x1b[31m" in stream.getvalue()
 
@@ -84,8 +63,7 @@ def test_an_exception_is_shown_below_its_line(configure: Configure) -> None:
 
 def test_json_has_one_object_per_line(configure: Configure) -> None:
     stream = configure("info", "json")
-    log = ConnectionLog(logging.getLogger("leveret.x"), "peer")
-    log.warning("a\nb")
+    logging.getLogger("leveret.x").warning("a\nb")
     event = json.loads(stream.getvalue())
     assert event.pop("time").endswith("Z")
-    assert event == {"level": "warning", "logger": "leveret.x", "message": "a\nb", "peer": "peer"}
+    assert event == {"level": "warning", "logger": "leveret.x", "message": "a\nb"}

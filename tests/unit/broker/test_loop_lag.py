@@ -1,6 +1,6 @@
 """The largest lag is remembered for one to two windows, then forgotten."""
 
-from leveret.broker.loop_lag import WINDOW_S, LoopLag
+from leveret.broker.daemon.loop_lag import WINDOW_S, LoopLag
 
 
 def test_the_largest_lag_is_kept() -> None:

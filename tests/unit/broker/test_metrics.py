@@ -7,8 +7,8 @@ from fake_broker import FakeBroker, FakeQueue, FakeServer, FakeVhost
 from samples import Samples, samples
 
 from leveret.broker.counters import Counters
-from leveret.broker.loop_lag import LoopLag
-from leveret.broker.metrics import COUNTED, Metrics
+from leveret.broker.daemon.loop_lag import LoopLag
+from leveret.broker.daemon.metrics import COUNTED, Metrics
 
 
 @pytest.fixture

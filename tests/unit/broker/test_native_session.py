@@ -7,7 +7,7 @@ from native_house import F, Peer, entry
 from whole_broker import PERSISTENT, TRANSIENT, WholeBroker
 
 from leveret.broker.alarms import Limits
-from leveret.broker.native_session import (
+from leveret.broker.sessions.native_session import (
     CLOSE_TIMEOUT_S,
     HELD_REPLIES_MAX,
     TURN_OUTPUT_MAX_BYTES,

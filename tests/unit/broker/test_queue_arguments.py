@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from small_vhost import connection_refused, refused
 
-from leveret.broker.queue_arguments import QueueSettings, check_server_named, parse_queue_arguments
+from leveret.broker.queues.queue_arguments import QueueSettings, check_server_named, parse_queue_arguments
 from leveret.protocol.amqp.field_table import FieldTable, FieldValue, Float32, Long, RawLongString, SignedByte
 from leveret.protocol.reply_codes import ReplyCode
 

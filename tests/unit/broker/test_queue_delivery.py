@@ -3,9 +3,9 @@
 import pytest
 from queue_house import FakeChannel, QueueHouse, bodies_ready, consumer_of, drain
 
-from leveret.broker.dead_letter import DeathReason
-from leveret.broker.delivery import delivered_properties, enqueue_to
 from leveret.broker.message import CopyState
+from leveret.broker.queues.dead_letter import DeathReason
+from leveret.broker.queues.delivery import delivered_properties, enqueue_to
 from leveret.protocol.amqp.properties import decode_properties
 
 

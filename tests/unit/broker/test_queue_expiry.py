@@ -3,10 +3,10 @@
 import pytest
 from queue_house import FakeChannel, QueueHouse, bodies_ready, consumer_of, drain
 
-from leveret.broker.dead_letter import DeathReason
-from leveret.broker.expiry import CLEAN_UP_AT
 from leveret.broker.message import CopyState
-from leveret.broker.queue import BURIALS_MAX
+from leveret.broker.queues.dead_letter import DeathReason
+from leveret.broker.queues.expiry import CLEAN_UP_AT
+from leveret.broker.queues.queue import BURIALS_MAX
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 from queue_house import QueueHouse, bodies_ready, consumer_of, drain
 
-from leveret.broker.dead_letter import DeathReason
-from leveret.broker.delivery import enqueue_to
 from leveret.broker.message import CopyState
+from leveret.broker.queues.dead_letter import DeathReason
+from leveret.broker.queues.delivery import enqueue_to
 
 
 @pytest.fixture

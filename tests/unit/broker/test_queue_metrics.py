@@ -4,9 +4,9 @@ import pytest
 from fake_broker import FakeQueue, FakeVhost
 from samples import samples
 
-from leveret.broker import queue_metrics
-from leveret.broker.dead_letter import DeathReason
-from leveret.broker.queue_metrics import per_queue_text, walk
+from leveret.broker.daemon import queue_metrics
+from leveret.broker.daemon.queue_metrics import per_queue_text, walk
+from leveret.broker.queues.dead_letter import DeathReason
 
 
 @pytest.fixture

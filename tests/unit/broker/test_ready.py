@@ -4,8 +4,14 @@ import pytest
 from queue_house import QueueHouse
 
 from leveret.broker.message import CopyState, Message, QueuedMessage
-from leveret.broker.queue import Queue
-from leveret.broker.ready import GONE_TOLERATED, FifoMessages, PriorityMessages, ReadyMessages, ready_messages
+from leveret.broker.queues.queue import Queue
+from leveret.broker.queues.ready import (
+    GONE_TOLERATED,
+    FifoMessages,
+    PriorityMessages,
+    ReadyMessages,
+    ready_messages,
+)
 from leveret.protocol.amqp.properties import read_facts
 
 

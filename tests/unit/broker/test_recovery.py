@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from whole_broker import TRANSIENT, WholeBroker
 
-from leveret.broker.checkpoint import Checkpoint
+from leveret.broker.durability.checkpoint import Checkpoint
 from leveret.storage.engine import Corrupt, Position
 from leveret.storage.memory import MemoryEngine
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from leveret.broker.terms import format_term, quote, show_bare, to_term
+from leveret.broker.vhosts.terms import format_term, quote, show_bare, to_term
 from leveret.protocol.amqp.field_table import DistantTimestamp, FieldValue, Float32, Long, RawLongString
 
 

@@ -3,7 +3,7 @@
 import pytest
 from small_vhost import SmallVhost, connection_refused, refused
 
-from leveret.broker.exchanges.types import PREDECLARED
+from leveret.broker.vhosts.exchanges.types import PREDECLARED
 from leveret.protocol.reply_codes import ReplyCode
 
 NOT_ON_DEFAULT = "operation not permitted on the default exchange"

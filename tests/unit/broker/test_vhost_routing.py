@@ -3,7 +3,7 @@
 import pytest
 from small_vhost import SmallVhost, names, refused
 
-from leveret.broker import vhost as vhost_module
+from leveret.broker.vhosts import vhost as vhost_module
 from leveret.protocol.amqp.field_table import FieldTable, FieldValue
 from leveret.protocol.amqp.properties import (
     BasicProperties,

@@ -1,0 +1,1 @@
+"""The daemon: its life, command line and configuration; logs, health and metrics."""

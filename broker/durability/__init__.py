@@ -1,0 +1,1 @@
+"""Durability: what changed is journaled, committed in groups, folded into checkpoints, and recovered."""

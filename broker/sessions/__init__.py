@@ -1,0 +1,1 @@
+"""Sessions: connections on the two wires, and the sockets under them."""
