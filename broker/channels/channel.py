@@ -128,6 +128,7 @@ class Channel:
         if is_reply_name(name):
             if not self.connection.direct_replies.has(name):
                 raise SoftError(ReplyCode.NOT_FOUND, f"no queue '{name}' in vhost '{self._vhost.name}'")
+            self._last_queue = name
             return QueueDeclared(name, 0, 1)
         queue = self._vhost.declare_queue(
             self._queue_name(name) if passive else name,

@@ -405,6 +405,14 @@ async def test_an_answer_that_nobody_waits_for_is_dropped_but_counts_as_routed(
     assert replier.wire.returned == []
 
 
+async def test_the_declared_name_is_the_last_one_declared(broker: WholeBroker, client: Client) -> None:
+    name = await reply_name(broker, client)
+    channel = broker.client().channel
+    channel.queue_declare(name, passive=True, durable=False, exclusive=False, auto_delete=False, arguments={})
+    with pytest.raises(SoftError, match=f"no queue '{name}'"):
+        channel.get("", no_ack=True)
+
+
 async def test_declaring_the_name_tells_whether_somebody_waits(broker: WholeBroker, client: Client) -> None:
     name = await reply_name(broker, client)
 
