@@ -30,10 +30,13 @@ class Duel:
         self.played += 1
         expected = self._reference.play(script)
         actual = self._player.play(script)
-        if expected == actual:
+        if _first_difference(expected, actual) is None:
             return None
         for _ in range(REPLAYS):
-            if self._reference.play(script) == actual or self._player.play(script) == expected:
+            if (
+                _first_difference(self._reference.play(script), actual) is None
+                or _first_difference(expected, self._player.play(script)) is None
+            ):
                 self.left_to_chance += 1
                 return None
         return _account(script, expected, actual)
@@ -43,7 +46,14 @@ class Duel:
         self._player.close()
 
 
+def _first_difference(expected: list[Lines], actual: list[Lines]) -> int | None:
+    """The number of the step. What only one of them played to the end cannot be compared."""
+    pairs = zip(expected, actual, strict=False)
+    return next((number for number, (one, other) in enumerate(pairs) if one != other), None)
+
+
 def _account(script: Script, expected: list[Lines], actual: list[Lines]) -> str:
-    number = next(n for n, (one, other) in enumerate(zip(expected, actual, strict=True)) if one != other)
+    number = _first_difference(expected, actual)
+    assert number is not None
     diff = unified_diff(expected[number], actual[number], "RabbitMQ", "Leveret", n=20, lineterm="")
     return os.linesep.join([repr(script), f"step {number}: {script.steps[number]!r}", *diff])

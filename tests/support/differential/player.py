@@ -93,12 +93,18 @@ class Player:
         self._begin()
 
     def play(self, script: Script) -> list[Lines]:
-        """The observations of each step."""
+        """The observations of each step, or of those before a dying channel was given something."""
         self._begin()
+        played = []
         try:
-            return [self._play_step(number, step, script.sleeps) for number, step in enumerate(script.steps)]
+            for number, step in enumerate(script.steps):
+                lines = self._play_step(number, step, script.sleeps)
+                if self._dying_was_given:
+                    break
+                played.append(lines)
         finally:
             self._clean_up()
+        return played
 
     def close(self) -> None:
         for number in list(self._connections):
@@ -117,6 +123,7 @@ class Player:
         self._others: Lines = []
         self._absent: dict[str, str] = {}
         self._seen = 0  # frames
+        self._dying_was_given = False  # a channel got a delivery in the step that closed it
 
     # One step
 
@@ -262,8 +269,7 @@ class Player:
         for place, lines in sorted(self._returns.items()):
             yield from (f"{place} {line}" for line in lines)
         for place, deliveries in sorted(self._deliveries.items()):
-            if place[0] not in self._connections:
-                continue  # whether one dying channel still gets what another one gave back is left to chance
+            self._dying_was_given = self._dying_was_given or not self._is_open(*place)
             shown = [(self._names.conceal(tag), number, text) for tag, number, text in deliveries]
             shown.sort(key=lambda delivery: delivery[0])
             yield from (f"{place} deliver to {tag}: {text}" for tag, _, text in shown)
