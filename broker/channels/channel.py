@@ -124,14 +124,14 @@ class Channel:
         auto_delete: bool,
         arguments: FieldTable,
     ) -> QueueDeclared:
-        """An empty name asks for a server-made one; with `passive` it means the last one declared here."""
+        """An empty name asks for a server-made one; with `passive` it is the name of no queue."""
         if is_reply_name(name):
             if not self.connection.direct_replies.has(name):
                 raise SoftError(ReplyCode.NOT_FOUND, f"no queue '{name}' in vhost '{self._vhost.name}'")
             self._last_queue = name
             return QueueDeclared(name, 0, 1)
         queue = self._vhost.declare_queue(
-            self._queue_name(name) if passive else name,
+            name,
             self.connection,
             passive=passive,
             durable=durable,

@@ -405,6 +405,15 @@ async def test_an_answer_that_nobody_waits_for_is_dropped_but_counts_as_routed(
     assert replier.wire.returned == []
 
 
+def test_a_passive_declare_does_not_mean_the_last_declared_queue(client: Client) -> None:
+    """RabbitMQ's way, and unlike its other methods."""
+    client.declare("q")
+    with pytest.raises(SoftError, match="no queue '' in vhost '/'"):
+        client.channel.queue_declare(
+            "", passive=True, durable=False, exclusive=False, auto_delete=False, arguments={}
+        )
+
+
 async def test_the_declared_name_is_the_last_one_declared(broker: WholeBroker, client: Client) -> None:
     name = await reply_name(broker, client)
     channel = broker.client().channel
