@@ -5,7 +5,6 @@ difference only counts if it stays: the reference broker plays the script again,
 right.
 """
 
-import os
 from difflib import unified_diff
 
 from .observation import Lines
@@ -56,4 +55,4 @@ def _account(script: Script, expected: list[Lines], actual: list[Lines]) -> str:
     number = _first_difference(expected, actual)
     assert number is not None
     diff = unified_diff(expected[number], actual[number], "RabbitMQ", "Leveret", n=20, lineterm="")
-    return os.linesep.join([repr(script), f"step {number}: {script.steps[number]!r}", *diff])
+    return "\n".join([f"step {number}: {script.steps[number]!r}", *diff])

@@ -22,7 +22,7 @@ from .link import Link, LinkEnded, Received
 from .observation import Lines, Names, show_content, show_method
 from .script import CloseConnection, Publish, Script, Settle, SettleTag, Step, Wait
 
-SHORT_TTL_MS = 30
+SHORT_TTL_MS = 20
 """What a script may use for messages that are to expire while it is played, if it sleeps."""
 
 QUEUES = ("q1", "q2", "q3")
@@ -36,7 +36,7 @@ CAPABILITIES: tuple[dict[str, bool], ...] = (
     {},
 )
 ROUNDS_MAX = 50
-EXPIRY_S = 2 * SHORT_TTL_MS / 1000
+EXPIRY_S = 5 * SHORT_TTL_MS / 1000  # a message may die from queue to queue
 DROP_S = 0.1  # until a broker noticed that a socket is gone
 
 _NO_ANSWER = (m.BasicAck, m.BasicNack, m.BasicReject, m.BasicRecoverAsync, m.BasicCancelOk)

@@ -5,6 +5,7 @@ and delivery tags that are only known when the script is played. A `Script` prin
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from leveret.protocol.amqp.field_table import Float32, TypedInt
 from leveret.protocol.amqp.methods import BasicPublish
@@ -88,6 +89,10 @@ class Script:
     def __repr__(self) -> str:
         lines = "".join(f"    {step!r},  # {number}\n" for number, step in enumerate(self.steps))
         return f"Script(sleeps={self.sleeps}, steps=(\n{lines}))"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """For Hypothesis, which else would show every field of every method."""
+        printer.text(repr(self))
 
 
 def brief(value: object) -> str:
