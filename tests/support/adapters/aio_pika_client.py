@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -317,6 +318,9 @@ class AioPikaChannel(ClientChannel):
     async def reject(self, delivery_tag: int, *, requeue: bool = True) -> None:
         underlay = await self._channel.get_underlay_channel()
         await _translated(underlay.basic_reject(delivery_tag, requeue=requeue))
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        return self._channel.transaction()
 
     async def closed(self) -> ClosedByBroker:
         return await _reason(self._closed)

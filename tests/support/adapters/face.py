@@ -7,6 +7,7 @@ of tests/interop/conftest.py, which also close them.
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -216,6 +217,10 @@ class ClientChannel(ABC):
 
     @abstractmethod
     async def reject(self, delivery_tag: int, *, requeue: bool = True) -> None: ...
+
+    @abstractmethod
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """A block that is committed at its end, or rolled back when it raises."""
 
     @abstractmethod
     async def closed(self) -> ClosedByBroker:

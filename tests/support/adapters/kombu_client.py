@@ -1,7 +1,8 @@
 """kombu (on py-amqp, as Celery uses it) behind the interop face, in a thread of its own."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -292,6 +293,16 @@ class KombuChannel(ClientChannel):
 
     async def reject(self, delivery_tag: int, *, requeue: bool = True) -> None:
         await self._call(self._channel.basic_reject, delivery_tag, requeue)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        await self._call(self._channel.tx_select)
+        try:
+            yield
+        except BaseException:
+            await self._call(self._channel.tx_rollback)
+            raise
+        await self._call(self._channel.tx_commit)
 
     async def closed(self) -> ClosedByBroker:
         return await self._client.channel_errors.get()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -274,6 +275,9 @@ class LeveretChannel(ClientChannel):
 
     async def reject(self, delivery_tag: int, *, requeue: bool = True) -> None:
         await self._unsettled.pop(delivery_tag).reject(requeue=requeue)
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        return self._channel.transaction()
 
     async def closed(self) -> ClosedByBroker:
         raise NotImplementedError("the SDK tells the operations that fail, not who waits")

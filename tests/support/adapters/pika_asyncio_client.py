@@ -1,7 +1,8 @@
 """pika's asyncio connection behind the interop face: its callbacks become futures."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pika
@@ -261,6 +262,16 @@ class PikaAsyncioChannel(ClientChannel):
 
     async def reject(self, delivery_tag: int, *, requeue: bool = True) -> None:
         self._channel.basic_reject(delivery_tag, requeue=requeue)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        await self._call(self._channel.tx_select)
+        try:
+            yield
+        except BaseException:
+            await self._call(self._channel.tx_rollback)
+            raise
+        await self._call(self._channel.tx_commit)
 
     async def closed(self) -> ClosedByBroker:
         error = pika_message.broker_said(await asyncio.shield(self._closed))

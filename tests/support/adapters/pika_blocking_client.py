@@ -1,6 +1,7 @@
 """pika.BlockingConnection behind the interop face, in a thread of its own."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pika
@@ -227,6 +228,16 @@ class PikaBlockingChannel(ClientChannel):
 
     async def reject(self, delivery_tag: int, *, requeue: bool = True) -> None:
         await self._call(self._channel.basic_reject, delivery_tag, requeue=requeue)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        await self._call(self._channel.tx_select)
+        try:
+            yield
+        except BaseException:
+            await self._call(self._channel.tx_rollback)
+            raise
+        await self._call(self._channel.tx_commit)
 
     async def closed(self) -> ClosedByBroker:
         try:
