@@ -145,11 +145,11 @@ class Journal:
         batch = Batch(self._confirms, self._waiting)
         packer = _Packer(batch, self._blob_max_bytes)
         for entry in self._entries:
-            if type(entry) is Message:
+            if isinstance(entry, Message):
                 if entry.durable_copies:
                     packer.add_message(entry)
             else:
-                packer.add(entry)  # type: ignore[arg-type]  # the union's other half
+                packer.add(entry)
         self._pack_requeued(packer)
         for queue_id, sequences in self._settled.items():
             packer.add(records.pack_settle(queue_id, sequences))
