@@ -5,7 +5,7 @@ Every field has its line in `metrics.COUNTED`.
 
 from dataclasses import dataclass, field
 
-from .daemon.histogram import Histogram
+from .histogram import Histogram
 
 COMMIT_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 COMMIT_MESSAGES = (0, 1, 4, 16, 64, 256, 1024, 4096, 16384)

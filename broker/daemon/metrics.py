@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from leveret.storage.engine import EngineStats
 
 from ..counters import Counters
-from .histogram import Histogram
+from ..histogram import Histogram
 from .loop_lag import LoopLag
 from .queue_metrics import GAUGES, VhostFacts, walk
 

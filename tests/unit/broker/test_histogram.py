@@ -1,6 +1,6 @@
 """The plain histogram counts like Prometheus's."""
 
-from leveret.broker.daemon.histogram import Histogram
+from leveret.broker.histogram import Histogram
 
 
 def test_an_observation_counts_in_every_bucket_that_holds_it() -> None:
