@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from adapters.face import Client, ClientChannel
-from adapters.steps import get_some, publish_all
+from adapters.steps import eventually, get_some, publish_all
 
 Name = Callable[[str], str]
 
@@ -73,16 +73,19 @@ async def test_a_global_limit_is_shared_and_can_be_raised(channel: ClientChannel
     await channel.qos(3, global_=True)
     first, second = await channel.consume(queue), await channel.consume(queue)
 
-    def received() -> int:
-        return first.deliveries.qsize() + second.deliveries.qsize()
+    async def got_exactly(count: int) -> bool:
+        async def got_them() -> bool:
+            return first.deliveries.qsize() + second.deliveries.qsize() >= count
+
+        await eventually(got_them)
+        await first.stays_quiet()
+        return first.deliveries.qsize() + second.deliveries.qsize() == count
 
     await publish_all(channel, queue, *BODIES)
-    await first.stays_quiet()
-    assert received() == 3
+    assert await got_exactly(3)
 
     await channel.qos(5, global_=True)  # at once, also for running consumers
-    await first.stays_quiet()
-    assert received() == 5
+    assert await got_exactly(5)
 
 
 async def test_get_and_no_ack_are_not_limited(channel: ClientChannel, name: Name) -> None:
