@@ -321,11 +321,12 @@ class Channel:
     ) -> str:
         """Start a consumer; returns its tag, made by the broker when none was given."""
         tag = consumer_tag or f"amq.ctag-{self._services.random_name()}"
+        name = self._queue_name(queue)
         if tag in self.consumers:
             raise HardError(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
-        if queue == REPLY_TO:
+        if name == REPLY_TO:
             return self._consume_replies(tag, no_ack=no_ack)
-        found = self._find_queue(queue)
+        found = self._vhost.find_queue(name, self.connection)
         if len(self.consumers) >= CONSUMERS_MAX:
             raise HardError(
                 ReplyCode.NOT_ALLOWED, f"reached maximum ({CONSUMERS_MAX}) of consumers per channel"

@@ -422,6 +422,15 @@ async def test_the_declared_name_is_the_last_one_declared(broker: WholeBroker, c
         channel.get("", no_ack=True)
 
 
+def test_replies_can_be_consumed_as_the_last_declared_queue(client: Client) -> None:
+    client.consume("amq.rabbitmq.reply-to", "tag", no_ack=True)
+    client.channel.queue_declare(
+        "amq.rabbitmq.reply-to", passive=True, durable=False, exclusive=False, auto_delete=False, arguments={}
+    )
+    with pytest.raises(SoftError, match="reply consumer already set"):
+        client.consume("", "another", no_ack=True)
+
+
 async def test_declaring_the_name_tells_whether_somebody_waits(broker: WholeBroker, client: Client) -> None:
     name = await reply_name(broker, client)
 
