@@ -7,7 +7,7 @@ right.
 
 from difflib import unified_diff
 
-from .observation import Lines
+from .observation import Observation
 from .player import Player
 from .script import Script
 
@@ -45,14 +45,16 @@ class Duel:
         self._player.close()
 
 
-def _first_difference(expected: list[Lines], actual: list[Lines]) -> int | None:
-    """The number of the step. What only one of them played to the end cannot be compared."""
+def _first_difference(expected: list[Observation], actual: list[Observation]) -> int | None:
+    """The number of the step. What only one of them played cannot be compared."""
     pairs = zip(expected, actual, strict=False)
-    return next((number for number, (one, other) in enumerate(pairs) if one != other), None)
+    return next((number for number, (one, other) in enumerate(pairs) if not one.is_like(other)), None)
 
 
-def _account(script: Script, expected: list[Lines], actual: list[Lines]) -> str:
+def _account(script: Script, expected: list[Observation], actual: list[Observation]) -> str:
     number = _first_difference(expected, actual)
     assert number is not None
-    diff = unified_diff(expected[number], actual[number], "RabbitMQ", "Leveret", n=20, lineterm="")
+    diff = unified_diff(
+        expected[number].lines, actual[number].lines, "RabbitMQ", "Leveret", n=20, lineterm=""
+    )
     return "\n".join([f"step {number}: {script.steps[number]!r}", *diff])

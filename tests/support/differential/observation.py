@@ -6,6 +6,7 @@ today becomes `<now>`. What is intended to differ (docs/rabbitmq-differences.md)
 
 import re
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from leveret.protocol.amqp.field_table import FieldValue, field_type_name
 from leveret.protocol.amqp.properties import decode_properties
@@ -14,6 +15,23 @@ from leveret.protocol.amqp.wire_types import Method
 from .script import brief
 
 Lines = list[str]
+
+
+class Observation(NamedTuple):
+    """What one step showed."""
+
+    ends: Lines
+    """Channels and connections that the broker closed, consumers that it cancelled."""
+    rest: Lines | None
+    """Everything else; None where it is left to chance, and after that so is the rest of the script."""
+
+    def is_like(self, other: "Observation") -> bool:
+        return self.ends == other.ends and (None in (self.rest, other.rest) or self.rest == other.rest)
+
+    @property
+    def lines(self) -> Lines:
+        return [*self.ends, *(self.rest or [])]
+
 
 _MADE_UP = re.compile(r"amq\.(gen|ctag|rabbitmq\.reply-to)[-.][\w.=+/-]{22,}")
 _LAST_DEATH = "x-last-death-"  # RabbitMQ has these headers since 3.13

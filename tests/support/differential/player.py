@@ -19,7 +19,7 @@ from leveret.protocol.amqp.properties import encode_properties
 from leveret.protocol.amqp.wire_types import METHODS, Method
 
 from .link import Link, LinkEnded, Received
-from .observation import Lines, Names, show_content, show_method
+from .observation import Lines, Names, Observation, show_content, show_method
 from .script import CloseConnection, Publish, Script, Settle, SettleTag, Step, Wait
 
 SHORT_TTL_MS = 20
@@ -92,16 +92,15 @@ class Player:
         self._step = 0
         self._begin()
 
-    def play(self, script: Script) -> list[Lines]:
-        """The observations of each step, or of those before a dying channel was given something."""
+    def play(self, script: Script) -> list[Observation]:
+        """What each step showed, up to the first in which something is left to chance."""
         self._begin()
-        played = []
+        played: list[Observation] = []
         try:
             for number, step in enumerate(script.steps):
-                lines = self._play_step(number, step, script.sleeps)
-                if self._dying_was_given:
+                played.append(self._play_step(number, step, script.sleeps))
+                if played[-1].rest is None:
                     break
-                played.append(lines)
         finally:
             self._clean_up()
         return played
@@ -120,14 +119,16 @@ class Player:
         self._returns: dict[Place, Lines] = defaultdict(list)
         self._deliveries: dict[Place, list[tuple[str, int, str]]] = defaultdict(list)
         self._confirms: dict[Place, dict[int, str]] = defaultdict(dict)
-        self._others: Lines = []
+        self._ends: Lines = []
         self._absent: dict[str, str] = {}
         self._seen = 0  # frames
-        self._dying_was_given = False  # a channel got a delivery in the step that closed it
+        # Several channels ended together, or one got a delivery while it ended: whether one dying channel is
+        # still given what another one gave back, is not the same each time.
+        self._is_left_to_chance = False
 
     # One step
 
-    def _play_step(self, number: int, step: Step, sleeps: bool) -> Lines:
+    def _play_step(self, number: int, step: Step, sleeps: bool) -> Observation:
         self._forget_step()
         self._step = number
         try:
@@ -138,7 +139,9 @@ class Player:
             time.sleep(EXPIRY_S)
         states = self._settle()
         self._await_confirms()
-        return [self._names.conceal(line) for line in (*self._replies, *self._report(), *states)]
+        rest = [self._names.conceal(line) for line in (*self._replies, *self._report(), *states)]
+        ends = sorted(map(self._names.conceal, self._ends))
+        return Observation(ends, None if self._is_left_to_chance else rest)
 
     def _act(self, step: Step) -> None:
         number, channel, action = step.connection, step.channel, step.action
@@ -216,7 +219,7 @@ class Player:
             if states == before and self._seen == seen:
                 break
         else:
-            self._others.append("never came to rest")
+            self._ends.append("never came to rest")
         return states or []
 
     def _round_trips(self) -> None:
@@ -269,7 +272,7 @@ class Player:
         for place, lines in sorted(self._returns.items()):
             yield from (f"{place} {line}" for line in lines)
         for place, deliveries in sorted(self._deliveries.items()):
-            self._dying_was_given = self._dying_was_given or not self._is_open(*place)
+            self._is_left_to_chance |= not self._is_open(*place)
             shown = [(self._names.conceal(tag), number, text) for tag, number, text in deliveries]
             shown.sort(key=lambda delivery: delivery[0])
             yield from (f"{place} deliver to {tag}: {text}" for tag, _, text in shown)
@@ -277,7 +280,6 @@ class Player:
             self._expect_settlement(place, shown)
         for place, confirms in sorted(self._confirms.items()):
             yield f"{place} confirms {sorted(confirms.items())}"
-        yield from sorted(map(self._names.conceal, self._others))
 
     def _expect_settlement(self, place: Place, deliveries: list[tuple[str, int, str]]) -> None:
         connection = self._connections.get(place[0])
@@ -332,10 +334,10 @@ class Player:
         connection = self._connections[number]
         if isinstance(method, m.ConnectionClose):
             self._seen += 1
-            self._others.append(f"connection {number}: {show_method(method)}")
+            self._ends.append(f"connection {number}: {show_method(method)}")
             connection.link.send(0, m.ConnectionCloseOk())
             connection.link.wait_for_end()
-            del self._connections[number]
+            self._forget(number)
             return
         if isinstance(method, m.ChannelClose):
             connection.link.send(channel, m.ChannelCloseOk())
@@ -348,7 +350,7 @@ class Player:
         self._seen += 1
         match method:
             case m.ChannelClose():
-                self._others.append(f"{place} {show_method(method)}")
+                self._ends.append(f"{place} {show_method(method)}")
             case m.BasicDeliver():
                 text = show_content(received.properties, received.body)
                 how = "redelivered " if method.redelivered else ""
@@ -360,7 +362,7 @@ class Player:
             case m.BasicAck() | m.BasicNack() if known is not None:
                 self._note_confirm(place, known, method)
             case m.BasicCancel():
-                self._others.append(f"{place} {show_method(method)}")
+                self._ends.append(f"{place} {show_method(method)}")
             case _:
                 content = show_content(received.properties, received.body) if received.properties else ""
                 self._replies.append(f"{place} {show_method(method)} {content}".rstrip())
@@ -372,7 +374,7 @@ class Player:
             previous = self._confirms[place].get(each, "")
             self._confirms[place][each] = previous + type(method).__name__
         if not answered <= known.unconfirmed:
-            self._others.append(f"{place} confirmed what was not published: {sorted(answered)}")
+            self._ends.append(f"{place} confirmed what was not published: {sorted(answered)}")
         known.unconfirmed -= answered
 
     # Connections and channels
@@ -396,17 +398,23 @@ class Player:
                 self._read_until(number, 0, (m.ConnectionCloseOk,))
                 connection.link.drop()
             except LinkEnded as error:
-                self._others.append(f"connection {number} while closing: {error}")
+                self._ends.append(f"connection {number} while closing: {error}")
         else:
             connection.link.drop()
             time.sleep(DROP_S)
-        self._connections.pop(number, None)
+        self._forget(number)
 
-    def _lose(self, number: int, why: str) -> None:
+    def _forget(self, number: int) -> None:
         connection = self._connections.pop(number, None)
         if connection is not None:
+            self._is_left_to_chance |= len(connection.channels.keys() - {CONTROL}) > 1
+
+    def _lose(self, number: int, why: str) -> None:
+        connection = self._connections.get(number)
+        if connection is not None:
             connection.link.drop()
-            self._others.append(f"connection {number} is lost: {why}")
+            self._forget(number)
+            self._ends.append(f"connection {number} is lost: {why}")
 
     def _clean_up(self) -> None:
         for number in (0, 1):

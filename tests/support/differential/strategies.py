@@ -10,7 +10,7 @@ What RabbitMQ and Leveret are meant to do differently (docs/rabbitmq-differences
   to `q1` and die into another queue.
 - A message has one fault at most.
 
-Where RabbitMQ gives something to a channel that is just ending, the comparison of a script ends as well.
+What channels that end together still give each other is not compared: see `Observation`.
 """
 
 from dataclasses import replace
