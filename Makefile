@@ -42,7 +42,8 @@ interop: $(VENV)/dev.stamp  ## Other people's clients, and then their own test s
 	$(BIN)/python tests/foreign/run.py
 
 differential: $(VENV)/dev.stamp  ## 2,000 scripts on RabbitMQ (which must be installed) and on Leveret.
-	LEVERET_DIFFERENTIAL_SCRIPTS=$${LEVERET_DIFFERENTIAL_SCRIPTS:-2000} $(BIN)/pytest tests/differential
+	LEVERET_DIFFERENTIAL_SCRIPTS=$${LEVERET_DIFFERENTIAL_SCRIPTS:-2000} \
+	LEVERET_DIFFERENTIAL_SEED=$${LEVERET_DIFFERENTIAL_SEED:-random} $(BIN)/pytest tests/differential
 
 soak: $(VENV)/dev.stamp  ## Minutes of mixed load; `make test` leaves these tests out.
 	$(BIN)/pytest -m soak
