@@ -184,7 +184,8 @@ class PikaBlockingChannel(ClientChannel):
         except exceptions.NackError as error:
             raise PublishRefused from error
         except exceptions.UnroutableError:
-            pass  # the callback has put it into `returns`
+            # pika calls back when events are processed next: then the message is in `returns`.
+            await self._thread.call(lambda: self._channel.connection.process_data_events(time_limit=0))
 
     async def qos(self, prefetch_count: int, *, global_: bool = False) -> None:
         await self._call(self._channel.basic_qos, prefetch_count=prefetch_count, global_qos=global_)
