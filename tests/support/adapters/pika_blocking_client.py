@@ -53,7 +53,7 @@ class PikaBlockingClient(Client):
         channel = await self._thread.call(self._connection.channel)
         if confirms:
             await self._thread.call(channel.confirm_delivery)
-        return PikaBlockingChannel(self._thread, channel)
+        return PikaBlockingChannel(self._thread, channel, confirms=confirms)
 
     async def closed(self) -> ClosedByBroker:
         error = pika_message.broker_said(await self._thread.failure)
@@ -77,11 +77,12 @@ class PikaBlockingClient(Client):
 
 
 class PikaBlockingChannel(ClientChannel):
-    def __init__(self, thread: ClientThread, channel: BlockingChannel) -> None:
+    def __init__(self, thread: ClientThread, channel: BlockingChannel, *, confirms: bool) -> None:
         super().__init__()
         self._thread = thread
         self._channel = channel
-        channel.add_on_return_callback(self._on_return)
+        if not confirms:  # with confirms, publishing raises what came back, and the callback may come later
+            channel.add_on_return_callback(self._on_return)
         self._consumers: dict[str, Consumer] = {}
         channel.add_on_cancel_callback(self._on_cancel)
 
