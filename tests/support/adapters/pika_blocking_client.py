@@ -184,9 +184,9 @@ class PikaBlockingChannel(ClientChannel):
             )
         except exceptions.NackError as error:
             raise PublishRefused from error
-        except exceptions.UnroutableError:
-            # pika calls back when events are processed next: then the message is in `returns`.
-            await self._thread.call(lambda: self._channel.connection.process_data_events(time_limit=0))
+        except exceptions.UnroutableError as error:
+            for message in error.messages:
+                self.returns.put_nowait(pika_message.returned(message.method, message.body))
 
     async def qos(self, prefetch_count: int, *, global_: bool = False) -> None:
         await self._call(self._channel.basic_qos, prefetch_count=prefetch_count, global_qos=global_)
