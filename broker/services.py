@@ -26,10 +26,8 @@ class JournalLike(Protocol):
     def requeue(self, copy: QueuedMessage) -> None:
         """`redelivered` or `delivery_count` of the copy changed. Always safe to call."""
 
-    def topology(self, change: dict[str, object]) -> None:
-        """A durable exchange, queue or binding came or went; `change` is msgpack-able and is replayed in
-        order.
-        """
+    def topology(self, packed: bytes) -> None:
+        """A durable exchange, queue or binding came or went; what `packed` says is replayed in order."""
 
 
 class TurnLike(Protocol):

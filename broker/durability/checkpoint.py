@@ -45,7 +45,8 @@ class Checkpoint:
     last_queue_id: int
     chain_hash: bytes
     """Of the last blob that is folded in: what the next blob names as its previous one."""
-    topology: list[dict[str, object]]
+    topology: list[bytes]
+    """Packed changes, as in the TOPOLOGY records."""
     queues: list[QueueImage]
     blobs: list[int]
     """Positions of the blobs that hold live copies, rising."""
@@ -97,14 +98,14 @@ class Checkpoint:
             raise Corrupt(f"the checkpoint cannot be read: {error}") from error
 
 
-def take_image(broker: "Broker") -> tuple[list[dict[str, object]], list[QueueImage]]:
+def take_image(broker: "Broker") -> tuple[list[bytes], list[QueueImage]]:
     """The durable topology and the live copies, as they are at this instant."""
     unacked: dict[Queue, list[QueuedMessage]] = {}
     for connection in broker.connections:
         for channel in connection.channels.values():
             for copy in channel.unacked_copies():
                 unacked.setdefault(copy.queue, []).append(copy)
-    topology: list[dict[str, object]] = []
+    topology: list[bytes] = []
     images: list[QueueImage] = []
     for vhost in broker.vhosts.values():
         topology += vhost.snapshot()

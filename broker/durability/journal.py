@@ -104,9 +104,9 @@ class Journal:
         if copy.is_durable:
             self._requeued.append(copy)
 
-    def topology(self, change: dict[str, object]) -> None:
-        """A durable exchange, queue or binding came or went."""
-        self._entries.append(records.pack_topology(change))
+    def topology(self, packed: bytes) -> None:
+        """A durable exchange, queue or binding came or went: a change that `records.pack_map` has packed."""
+        self._entries.append(records.pack_topology(packed))
         self.changes += 1
 
     def delivering(self, queue: "Queue", delivering: bool) -> None:

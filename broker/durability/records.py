@@ -143,9 +143,9 @@ def unpack_delivering(record: bytes) -> tuple[int, bool]:
     return queue_id, bool(delivering)
 
 
-def pack_topology(change: dict[str, object]) -> bytes:
-    body = pack_map(change)
-    return _FRAME.pack(RecordType.TOPOLOGY, len(body)) + body
+def pack_topology(packed: bytes) -> bytes:
+    """`packed` is a change that `pack_map` has packed."""
+    return _FRAME.pack(RecordType.TOPOLOGY, len(packed)) + packed
 
 
 def pack_map(value: object) -> bytes:

@@ -58,8 +58,8 @@ class _Fold:
     def apply_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.broker.last_sequence = checkpoint.last_sequence
         self.broker.last_queue_id = checkpoint.last_queue_id
-        for change in checkpoint.topology:
-            self._topology(change)
+        for packed in checkpoint.topology:
+            self._topology(records.unpack_map(packed))
         for image in checkpoint.queues:
             state = self._state(image.queue_id)
             state.queue.delivering = image.delivering

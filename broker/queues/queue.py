@@ -73,6 +73,7 @@ class Queue:
         self.exclusive_owner = exclusive_owner  # the connection that may use it; None: everybody
         self.auto_delete = auto_delete
         self.arguments = arguments  # as declared
+        self.record = b""  # the vhost's: what the journal keeps of the queue, if it is durable
         self.settings = settings
         self.persists_everything = settings.queue_type == "quorum"  # transient messages, too
         self.is_deleted = False

@@ -23,7 +23,7 @@ Identity: TypeAlias = tuple[Destination, str, bytes]
 class Binding:
     """Compared by identity: `Bindings` holds each only once."""
 
-    __slots__ = ("arguments", "destination", "key", "source")
+    __slots__ = ("arguments", "destination", "key", "record", "source")
 
     def __init__(
         self, source: "Exchange", destination: Destination, key: str, arguments: Mapping[str, FieldValue]
@@ -32,6 +32,7 @@ class Binding:
         self.destination = destination
         self.key = key
         self.arguments = arguments
+        self.record = b""  # what the journal keeps of it, if it is durable
 
     @property
     def durable(self) -> bool:

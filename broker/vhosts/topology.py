@@ -3,18 +3,21 @@
 A record says what happened (`op`), and the vhost adds where; arguments are the bytes of their field table, so
 that they keep their wire types. Whatever goes because of something else has a record of its own, except
 bindings: they go silently with either of their ends.
+
+What exists and is durable keeps the packed record that made it (`record`; empty for the transient and the
+predeclared), so that a checkpoint of many thousands costs a list.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp.field_table import decode_table
 
+from ..durability.records import pack_map
 from ..queues.queue import Queue
 from ..queues.queue_arguments import parse_queue_arguments
 from .binding import Binding, encode_arguments
 from .exchanges.exchange import Exchange
-from .exchanges.types import PREDECLARED, make_exchange
+from .exchanges.types import make_exchange
 
 if TYPE_CHECKING:
     from .vhost import Vhost
@@ -70,17 +73,12 @@ def _of_binding(op: str, binding: Binding) -> Record:
     }
 
 
-def snapshot(vhost: "Vhost") -> Iterator[Record]:
-    """The records that make all that is durable in a vhost, without its name."""
-    for exchange in vhost.exchanges.values():
-        if exchange.durable and exchange.name and exchange.name not in PREDECLARED:
-            yield exchange_declared(exchange)
-    for queue in vhost.queues.values():
-        if queue.durable:
-            yield queue_declared(queue)
-    for binding in vhost.bindings:
-        if binding.durable:
-            yield bound(binding)
+def snapshot(vhost: "Vhost") -> list[bytes]:
+    """The packed records that make all that is durable in a vhost, ends before the bindings between them."""
+    records = [exchange.record for exchange in vhost.exchanges.values() if exchange.record]
+    records += [queue.record for queue in vhost.queues.values() if queue.record]
+    records += [binding.record for binding in vhost.bindings if binding.record]
+    return records
 
 
 def restore(vhost: "Vhost", record: dict[str, Any]) -> None:
@@ -103,7 +101,7 @@ def restore(vhost: "Vhost", record: dict[str, Any]) -> None:
 
 
 def _restored_exchange(vhost: "Vhost", record: dict[str, Any]) -> Exchange:
-    return make_exchange(
+    exchange = make_exchange(
         record["type"],
         record["name"],
         vhost.name,
@@ -112,6 +110,8 @@ def _restored_exchange(vhost: "Vhost", record: dict[str, Any]) -> Exchange:
         internal=record["internal"],
         arguments=decode_table(record["arguments"]),
     )
+    exchange.record = pack_map(record)
+    return exchange
 
 
 def _restored_queue(vhost: "Vhost", record: dict[str, Any]) -> Queue:
@@ -120,7 +120,7 @@ def _restored_queue(vhost: "Vhost", record: dict[str, Any]) -> Queue:
     settings = parse_queue_arguments(
         f"queue '{record['name']}'", arguments, durable=True, exclusive=False, auto_delete=auto_delete
     )
-    return Queue(
+    queue = Queue(
         record["name"],
         vhost,
         record["id"],
@@ -130,6 +130,8 @@ def _restored_queue(vhost: "Vhost", record: dict[str, Any]) -> Queue:
         arguments=arguments,
         settings=settings,
     )
+    queue.record = pack_map(record)
+    return queue
 
 
 def _restore_binding(vhost: "Vhost", op: str, record: dict[str, Any]) -> None:
@@ -142,6 +144,7 @@ def _restore_binding(vhost: "Vhost", op: str, record: dict[str, Any]) -> None:
     )
     held = vhost.bindings.find(binding)
     if op == "bind" and held is None:
+        binding.record = pack_map(record)
         vhost.bindings.add(binding)
     elif op == "unbind" and held is not None:
         vhost.bindings.remove(held)

@@ -18,6 +18,7 @@ from leveret.protocol.amqp.properties import PropertyFacts, with_changes
 from leveret.protocol.errors import HardError, SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
+from ..durability.records import pack_map
 from ..queues.queue import Queue
 from ..queues.queue_arguments import check_equivalent_arguments, check_server_named, parse_queue_arguments
 from ..services import Services
@@ -91,7 +92,7 @@ class Vhost:
     def _make_exchange(self, exchange: Exchange) -> Exchange:
         check_alternate(exchange)
         if exchange.durable:
-            self._record(topology.exchange_declared(exchange))
+            exchange.record = self._record(topology.exchange_declared(exchange))
         self.exchanges[exchange.name] = exchange
         self._routes.clear()
         return exchange
@@ -212,7 +213,7 @@ class Vhost:
             settings=settings,
         )
         if durable:
-            self._record(topology.queue_declared(queue))
+            queue.record = self._record(topology.queue_declared(queue))
         self.queues[name] = queue
         if exclusive_owner is not None:
             self._exclusive_queues.setdefault(exclusive_owner, {})[queue] = None
@@ -335,7 +336,7 @@ class Vhost:
             return
         self.bindings.add(binding)
         if binding.durable:
-            self._record(topology.bound(binding))
+            binding.record = self._record(topology.bound(binding))
         self._routes.clear()
 
     def _find_binding(
@@ -396,15 +397,20 @@ class Vhost:
 
     # Durability
 
-    def _record(self, record: topology.Record) -> None:
-        self.services.journal.topology({"vhost": self.name, **record})
+    def _record(self, record: topology.Record) -> bytes:
+        """Tell the journal. Returns what it was told."""
+        packed = pack_map({"vhost": self.name, **record})
+        self.services.journal.topology(packed)
+        return packed
 
-    def snapshot(self) -> list[dict[str, object]]:
-        """The changes that make the durable topology as it is now, for `restore`."""
-        return [{"vhost": self.name, **record} for record in topology.snapshot(self)]
+    def snapshot(self) -> list[bytes]:
+        """The packed changes that make the durable topology as it is now, for `restore`. Quick: nothing is
+        packed for it.
+        """
+        return topology.snapshot(self)
 
     def restore(self, change: dict[str, Any]) -> None:
-        """Recovery: apply what the journal was told, without checks and without telling it again."""
+        """Recovery: apply an unpacked change, without checks and without telling the journal again."""
         topology.restore(self, change)
         self._routes.clear()
 

@@ -56,6 +56,6 @@ def test_delivering(queue_id: int, delivering: bool) -> None:
     st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.binary() | st.integers(0, 2**63))
 )
 def test_topology(change: dict[str, object]) -> None:
-    record_type, record = only_record(records.pack_topology(change))
+    record_type, record = only_record(records.pack_topology(records.pack_map(change)))
     assert record_type == RecordType.TOPOLOGY
     assert records.unpack_map(record) == change

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from small_vhost import ME, SmallVhost
 
+from leveret.broker.durability.records import unpack_map
 from leveret.broker.queues.queue import Queue
 from leveret.broker.vhosts.binding import Binding
 from leveret.broker.vhosts.exchanges.exchange import Exchange
@@ -102,13 +103,13 @@ class VhostMachine(RuleBasedStateMachine):
             again.vhost.restore(change)
         assert by_value(again) == by_value(self.house)
         from_snapshot = SmallVhost()
-        for change in self.house.vhost.snapshot():
-            from_snapshot.vhost.restore(change)
+        for packed in self.house.vhost.snapshot():
+            from_snapshot.vhost.restore(unpack_map(packed))
         assert by_value(from_snapshot) == by_value(self.house)
 
 
 def by_value(house: SmallVhost) -> set[str]:
-    return {repr(sorted(record.items())) for record in house.vhost.snapshot()}
+    return set(house.vhost.snapshot())
 
 
 def reachable(exchanges: dict[str, Exchange], bindings: list[Binding], start: str, key: str) -> set[str]:

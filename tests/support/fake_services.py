@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
+from leveret.broker.durability.records import unpack_map
 from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.services import Services
 
@@ -41,6 +42,7 @@ class FakeJournal:
         self.settled: list[QueuedMessage] = []
         self.requeued: list[QueuedMessage] = []
         self.changes: list[dict[str, object]] = []
+        """Of the topology, unpacked."""
         self.calls: list[tuple[str, object]] = []
         """All of the above, interleaved as they came: ("publish", message), ("settle", copy), ..."""
 
@@ -56,7 +58,8 @@ class FakeJournal:
         self.requeued.append(copy)
         self.calls.append(("requeue", copy))
 
-    def topology(self, change: dict[str, object]) -> None:
+    def topology(self, packed: bytes) -> None:
+        change = unpack_map(packed)
         self.changes.append(change)
         self.calls.append(("topology", change))
 

@@ -52,6 +52,7 @@ class Exchange(ABC):
         self.auto_delete = auto_delete  # it goes with the last binding from it
         self.internal = internal  # clients may bind it but not publish to it
         self.arguments = arguments  # as declared
+        self.record = b""  # what the journal keeps of it, if it is durable and not predeclared
         self._vhost_name = vhost_name
 
     def __str__(self) -> str:

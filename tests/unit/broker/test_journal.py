@@ -143,9 +143,9 @@ def test_the_order_of_topology_and_publishes_is_kept_and_settles_come_last(
     (old,) = publish(queue)
     journal.take()
     settle(journal, old)
-    journal.topology({"op": "queue_declare", "name": "q"})
+    journal.topology(records.pack_map({"op": "queue_declare", "name": "q"}))
     publish(queue)
-    journal.topology({"op": "queue_delete", "name": "other"})
+    journal.topology(records.pack_map({"op": "queue_delete", "name": "other"}))
     assert unpacked(journal.take()) == [
         (RecordType.TOPOLOGY, {"op": "queue_declare", "name": "q"}),
         (RecordType.PUBLISH, 2),

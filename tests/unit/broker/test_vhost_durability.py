@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-import msgpack
 import pytest
 from small_vhost import OTHER, SmallVhost
 
+from leveret.broker.durability.records import unpack_map
 from leveret.protocol.amqp.field_table import FieldTable, Long, encode_table
 
 
@@ -15,11 +15,15 @@ def operations(house: SmallVhost) -> list[tuple[object, object]]:
 
 
 def restored(changes: Iterable[dict[str, object]]) -> SmallVhost:
-    """A new vhost after these changes, sent through the format of the log."""
+    """A new vhost after these changes."""
     house = SmallVhost()
     for change in changes:
-        house.vhost.restore(msgpack.unpackb(msgpack.packb(change)))
+        house.vhost.restore(change)
     return house
+
+
+def snapshot(house: SmallVhost) -> list[dict[str, object]]:
+    return [unpack_map(packed) for packed in house.vhost.snapshot()]
 
 
 def contents(house: SmallVhost) -> tuple[set[Any], set[Any], set[Any]]:
@@ -79,9 +83,7 @@ def test_transient_things_are_not_told() -> None:
     house.vhost.delete_exclusive_queues("a connection")
     house.delete_exchange("x")
     assert house.changes == []
-    assert [(record["op"], record["name"]) for record in house.vhost.snapshot()] == [
-        ("queue_declare", "durable")
-    ]
+    assert [(record["op"], record["name"]) for record in snapshot(house)] == [("queue_declare", "durable")]
 
 
 def test_nothing_is_told_of_what_changes_nothing() -> None:
@@ -146,7 +148,7 @@ def house() -> SmallVhost:
 
 @pytest.mark.parametrize("source", ["changes", "snapshot"])
 def test_everything_durable_comes_back(house: SmallVhost, source: str) -> None:
-    after = restored(house.changes if source == "changes" else house.vhost.snapshot())
+    after = restored(house.changes if source == "changes" else snapshot(house))
     assert contents(after) == contents(house)
     assert after.changes == []
     assert after.vhost.snapshot() == house.vhost.snapshot()
