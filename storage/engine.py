@@ -127,10 +127,12 @@ class LogEngine(Protocol):
         ones.
         """
 
-    async def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
+    async def append(self, items: Sequence[Append], *, urgent: bool = False) -> list[Position | EngineError]:
         """Append blobs; one answer per item, in order, never an exception.
 
-        Any error but Full means that the owner must stop confirming.
+        Any error but Full means that the owner must stop confirming. An `urgent` append may use what engines
+        keep in reserve for a full disk: it is for what was under way when the disk became full, and for
+        acknowledgements, by which room comes back.
         """
 
     def read(
@@ -140,6 +142,16 @@ class LogEngine(Protocol):
 
     async def read_one(self, group: int, position: Position) -> bytes | None:
         """The blob at a position, or None when it was dropped."""
+
+    async def read_many(self, group: int, positions: Sequence[Position]) -> list[bytes | None]:
+        """What `read_one` answers for each of the positions."""
+
+    async def blobs(self, group: int) -> list[tuple[Position, int]]:
+        """Position and size in bytes of every blob of the group, rising.
+
+        No blob is read for it, so it is quick however large the log is. What is appended or dropped meanwhile
+        may be in it or not.
+        """
 
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         """Forget these blobs (positions already gone are ignored). Raises Fenced for an old epoch.

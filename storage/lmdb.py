@@ -26,6 +26,7 @@ import lmdb
 from . import failpoints
 from .directory import DataDirectory
 from .engine import (
+    BEGINNING,
     Ambiguous,
     Append,
     Caps,
@@ -45,9 +46,12 @@ from .lmdb_read import (
     read_blobs,
     read_checkpoint_entry,
     read_chunks,
+    read_many,
     read_meta,
+    read_sizes,
     read_stats,
 )
+from .lmdb_room import NoRoom, Use
 from .lmdb_rows import Root
 from .lmdb_store import MAP_BYTES, Store, create_store, read_meta_pages, translate, verify_pages
 from .lmdb_write import CHUNKS_PER_COMMIT, Write, chunk_count
@@ -123,9 +127,9 @@ class LmdbEngine:
     async def acquire(self, group: int, node: str) -> Lease:
         return await self._write(lambda write: write.acquire(group, node))
 
-    async def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
+    async def append(self, items: Sequence[Append], *, urgent: bool = False) -> list[Position | EngineError]:
         try:
-            return await self._write(lambda write: write.append(items))
+            return await self._write(lambda write: write.append(items, urgent=urgent))
         except EngineError as error:
             return [error] * len(items)
 
@@ -143,6 +147,15 @@ class LmdbEngine:
 
     async def read_one(self, group: int, position: Position) -> bytes | None:
         return await self._read(partial(read_blob, group, position))
+
+    async def read_many(self, group: int, positions: Sequence[Position]) -> list[bytes | None]:
+        return await self._read(partial(read_many, group, positions))
+
+    async def blobs(self, group: int) -> list[tuple[Position, int]]:
+        found: list[tuple[Position, int]] = []
+        while some := await self._read(partial(read_sizes, group, found[-1][0] if found else BEGINNING)):
+            found += some
+        return found
 
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         for first in range(0, len(positions), DROP_BLOBS_PER_COMMIT):
@@ -207,7 +220,7 @@ class LmdbEngine:
         """Run operations in one transaction; what they answer may be told when this returns."""
         try:
             return self._commit(operations)
-        except _NoRoom:
+        except NoRoom:
             return [self._transact_in_need(operation) for operation in operations]
 
     def _transact_in_need(self, operation: Job) -> object:
@@ -215,33 +228,33 @@ class LmdbEngine:
         own.
 
         What a transaction frees can be used by the second one after it, so there must be one in between. All
-        but appends may use the reserve.
+        but ordinary appends may then use the reserve.
         """
         try:
-            self._commit([Write.touch], with_reserve=True)
+            self._commit([Write.touch], Use.FREEING)
             return self._commit([operation])[0]
-        except _NoRoom as refusal:
-            full = Full(f"{self._path}: the store is full")
-            if refusal.has_appends:
-                return full
+        except NoRoom as refusal:
+            use = refusal.use
         try:
-            return self._commit([operation], with_reserve=True)[0]
-        except _NoRoom:
-            return full
+            if use > Use.ORDINARY:
+                return self._commit([operation], use)[0]
+        except NoRoom:
+            pass
+        return Full(f"{self._path}: the store is full")
 
-    def _commit(self, operations: Sequence[Job], *, with_reserve: bool = False) -> list[object]:
-        """Run operations in one transaction. Raises _NoRoom; any other error ends the engine."""
+    def _commit(self, operations: Sequence[Job], use: Use = Use.ORDINARY) -> list[object]:
+        """Run operations in one transaction. Raises NoRoom; any other error ends the engine."""
         if self._failure is None:
             try:
-                return self._try_commit(operations, with_reserve)
+                return self._try_commit(operations, use)
             except (lmdb.Error, OSError) as error:
                 self._failure = translate(error, self._path)
         return [self._failure] * len(operations)
 
-    def _try_commit(self, operations: Sequence[Job], with_reserve: bool) -> list[object]:
+    def _try_commit(self, operations: Sequence[Job], use: Use) -> list[object]:
         started = time.perf_counter()
         assert self._store is not None
-        txn = self._store.begin(with_reserve=with_reserve)
+        txn = self._store.begin(use)
         write = Write(self._store, txn, self._root)
         try:
             answers = [_answer(operation, write) for operation in operations]
@@ -253,7 +266,7 @@ class LmdbEngine:
                 failpoints.hit("before_commit")
         except lmdb.MapFullError as error:
             txn.abort()
-            raise _NoRoom(write.has_appends) from error
+            raise NoRoom(write.use) from error
         except BaseException:
             txn.abort()
             raise
@@ -265,7 +278,7 @@ class LmdbEngine:
                 failpoints.hit("after_commit_before_confirm")
         except lmdb.MapFullError as error:
             # No doubt here: LMDB saves its free list, which may need a page, before it writes anything.
-            raise _NoRoom(write.has_appends) from error
+            raise NoRoom(write.use) from error
         except (lmdb.Error, failpoints.InjectedError) as error:
             txn.abort()
             self._failure = Ambiguous(
@@ -308,14 +321,6 @@ class LmdbEngine:
             directory.close()
             raise
         self._directory, self._store = directory, store
-
-
-class _NoRoom(Exception):
-    """A transaction did not fit; nothing was written."""
-
-    def __init__(self, has_appends: bool) -> None:
-        super().__init__()
-        self.has_appends = has_appends
 
 
 def _verify_pages(path: Path) -> None:

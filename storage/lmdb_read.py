@@ -5,6 +5,8 @@ as the data, so the two always belong together.
 """
 
 import os
+from collections.abc import Sequence
+from itertools import islice
 
 import google_crc32c
 
@@ -15,6 +17,12 @@ from .lmdb_write import CHUNKS_PER_COMMIT, chunk_count
 
 READ_BYTES = 1024 * 1024
 """What one transaction copies (or one blob): a reader pins every page freed meanwhile, so it is short."""
+
+LOOKUP_BYTES = 1024
+"""What finding a blob counts for beside its size."""
+
+SIZES_PER_READ = 8192
+"""A few milliseconds."""
 
 
 def read_blobs(
@@ -54,6 +62,32 @@ def read_blobs(
 def read_blob(group: int, position: Position, store: Store) -> bytes | None:
     with store.reading() as txn:
         return txn.get(blob_key(group, position), db=store.log)
+
+
+def read_many(group: int, positions: Sequence[Position], store: Store) -> list[bytes | None]:
+    """The blobs at these positions; as many read transactions as it takes to keep each one short."""
+    found: list[bytes | None] = []
+    while len(found) < len(positions):
+        size = 0
+        with store.reading() as txn:
+            for position in islice(positions, len(found), None):
+                blob = txn.get(blob_key(group, position), db=store.log)
+                found.append(blob)
+                size += LOOKUP_BYTES + len(blob or b"")
+                if size >= READ_BYTES:
+                    break
+    return found
+
+
+def read_sizes(group: int, after: Position, store: Store) -> list[tuple[Position, int]]:
+    """Positions and sizes of the next blobs, up to about SIZES_PER_READ; none at the end of the log."""
+    sizes: list[tuple[Position, int]] = []
+    with store.reading_tree() as tree:
+        for some in tree.sizes(group, after):
+            sizes += some
+            if len(sizes) >= SIZES_PER_READ:
+                break
+    return sizes
 
 
 def read_checkpoint_entry(group: int, store: Store) -> CheckpointEntry | None:

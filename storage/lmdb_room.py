@@ -3,8 +3,8 @@
 A commit must not meet a full disk: any commit error ends the engine. So the file is always allocated some way
 beyond the pages in use, and a transaction only ever writes to what is allocated. When the disk has no more,
 LMDB's map is cut to what there is: LMDB then goes on using the free pages inside the file, and says "map
-full" before it writes anything. The last part of what is allocated is left to the operations by which room
-comes back: drops and checkpoints.
+full" before it writes anything. The last part of what is allocated is a reserve: for urgent appends, and for
+the operations by which room comes back, drops and checkpoints.
 
 It also makes commits quicker, which need not enlarge the file (a quarter for small ones on ext4).
 
@@ -14,18 +14,38 @@ The writer thread owns it, and calls it only between write transactions but for 
 import errno
 import os
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 
-from .engine import Full
 from .lmdb_file import MetaPages
 
-AHEAD_BYTES = 16 * 1024 * 1024
+AHEAD_BYTES = 32 * 1024 * 1024
 """What is allocated behind the pages in use, at least, while the disk has it."""
 
-RESERVE_BYTES = AHEAD_BYTES // 2
-"""The last part of it, which appends may not touch when the disk is full."""
+RESERVE_BYTES = 24 * 1024 * 1024
+"""The last part of it, which ordinary appends may not touch when the disk is full.
+
+Urgent ones may take two thirds: an owner that stopped its publishers has up to 16 MiB under way. The rest is
+left to drops and checkpoints: without them no room would ever come back.
+"""
 
 _STEP_BYTES_MAX = 64 * 1024 * 1024  # beyond that, an eighth of the file at a time, at most this
+
+
+class Use(IntEnum):
+    """What a transaction is for: how many thirds of the reserve it may have."""
+
+    ORDINARY = 0
+    URGENT = 2
+    FREEING = 3
+
+
+class NoRoom(Exception):
+    """A transaction did not fit; nothing was written."""
+
+    def __init__(self, use: Use) -> None:
+        super().__init__()
+        self.use = use
 
 
 class Room:
@@ -38,6 +58,9 @@ class Room:
         self._path = path
         self._metas = metas
         self._map_bytes_max = map_bytes
+        # A store that was given little has to make do with little.
+        self._ahead = min(AHEAD_BYTES, map_bytes // 4)
+        self._reserve = min(RESERVE_BYTES, map_bytes // 8)
         self._map_bytes = map_bytes
         self._set_map_bytes = set_map_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -47,24 +70,26 @@ class Room:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def begin(self, *, with_reserve: bool) -> None:
+    def begin(self, use: Use) -> None:
         """Before a write transaction: allocate ahead, or cut the map to what is allocated."""
         self._end = (self._metas.last_page() + 1) * self._metas.page_bytes
-        if self._allocate(self._end + AHEAD_BYTES):
+        if self._allocate(self._end + self._ahead):
             self._resize(self._map_bytes_max)
-        elif with_reserve:
-            self._resize(self._allocated)
         else:
-            self._resize(max(self._end, self._allocated - RESERVE_BYTES))
+            self._resize(max(self._end, self._allocated - self._spared(use)))
 
-    def require(self, size: int) -> None:
-        """Within a transaction, before it appends this much. Raises Full.
+    def require(self, size: int, use: Use) -> None:
+        """Within a transaction, before it appends this much. Raises NoRoom.
 
         Where the map was cut, LMDB itself knows best whether it fits.
         """
         self._end += size
-        if self._map_bytes == self._map_bytes_max and not self._allocate(self._end + RESERVE_BYTES):
-            raise Full(f"{self._path}: the disk has no room for {size} bytes more")
+        if self._map_bytes == self._map_bytes_max and not self._allocate(self._end + self._spared(use)):
+            raise NoRoom(use)
+
+    def _spared(self, use: Use) -> int:
+        """What a transaction must leave of the reserve."""
+        return self._reserve * (Use.FREEING - use) // Use.FREEING
 
     def _resize(self, map_bytes: int) -> None:
         if map_bytes != self._map_bytes:
@@ -72,12 +97,12 @@ class Room:
             self._map_bytes = map_bytes
 
     def _allocate(self, needed: int) -> bool:
-        """See that the file is allocated up to `needed` (but not beyond the map), or generously further."""
-        needed = min(needed, self._map_bytes_max)
+        """See that the file is allocated up to `needed`, or generously further, but never beyond the map."""
+        within_map = min(needed, self._map_bytes_max)
         generous = min(needed + min(self._allocated // 8, _STEP_BYTES_MAX), self._map_bytes_max)
-        for target in (generous, needed):
-            if needed <= self._allocated:
-                return True
+        for target in (generous, within_map):
+            if within_map <= self._allocated:
+                break
             try:
                 os.posix_fallocate(self._descriptor, self._allocated, target - self._allocated)
                 self._allocated = target

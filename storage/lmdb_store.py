@@ -20,7 +20,7 @@ from .blob import chain_hash
 from .directory import FILE_MODE, DataDirectory
 from .engine import Corrupt, EngineError, Unavailable
 from .lmdb_file import MetaPages, sync_path
-from .lmdb_room import Room
+from .lmdb_room import Room, Use
 from .lmdb_rows import (
     KEY_ROOT,
     KEY_SUPERBLOCK,
@@ -34,6 +34,7 @@ from .lmdb_rows import (
     unpack_root,
     unseal,
 )
+from .lmdb_tree import LogTree
 
 FORMAT = 1
 """Version of the store's layout (databases, keys, rows); `blob.VERSION` is the blobs' own."""
@@ -105,9 +106,9 @@ class Store:
         if self._room is not None:
             self._room.close()
 
-    def begin(self, *, with_reserve: bool) -> "lmdb.Transaction[bytes]":
+    def begin(self, use: Use) -> "lmdb.Transaction[bytes]":
         """A write transaction, with room ahead of it."""
-        self.room.begin(with_reserve=with_reserve)
+        self.room.begin(use)
         return self.env.begin(write=True)
 
     @contextmanager
@@ -115,6 +116,16 @@ class Store:
         """A read transaction, during which the map stays where it is."""
         with self._map_lock, self.env.begin() as txn:
             yield txn
+
+    @contextmanager
+    def reading_tree(self) -> Iterator[LogTree]:
+        """The log's tree in a read transaction of its own."""
+        data = self.path / "data.mdb"
+        with self.reading() as txn, data.open("rb", buffering=0) as file:
+            database = txn.get(_DATABASES[0])
+            if database is None:
+                raise Corrupt(f"{self.path}: LMDB's databases are damaged: the log's record is missing")
+            yield LogTree(data, file.fileno(), self._metas.page_bytes, database)
 
     def _set_map_bytes(self, map_bytes: int) -> None:
         with self._map_lock:

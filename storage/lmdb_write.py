@@ -12,6 +12,7 @@ import google_crc32c
 
 from .engine import Append, Corrupt, EngineError, Lease, Position, Revision
 from .group import fenced
+from .lmdb_room import Use
 from .lmdb_rows import (
     KEY_ROOT,
     CheckpointEntry,
@@ -46,7 +47,7 @@ class Write:
     def __init__(self, store: Store, txn: Any, root: Root) -> None:
         self.root = root.copy()
         self.changed = False
-        self.has_appends = False
+        self.use = Use.FREEING  # what all operations so far may have of the reserve
         self._store = store
         self._txn = txn
 
@@ -67,9 +68,9 @@ class Write:
         self.changed = True
         return state.lease()
 
-    def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
-        self.has_appends = True
-        self._store.room.require(sum(len(item.blob) for item in items))
+    def append(self, items: Sequence[Append], *, urgent: bool) -> list[Position | EngineError]:
+        self.use = min(self.use, Use.URGENT if urgent else Use.ORDINARY)
+        self._store.room.require(sum(len(item.blob) for item in items), self.use)
         return [self._append_one(item) for item in items]
 
     def _append_one(self, item: Append) -> Position | EngineError:

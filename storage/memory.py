@@ -18,7 +18,7 @@ from .engine import (
     Revision,
     Unavailable,
 )
-from .tables import Tables
+from .tables import RESERVE_BYTES, Tables
 
 BLOB_MAX_BYTES = 256 * 1024
 """About LMDB's, so that a broker on this engine splits its batches alike."""
@@ -28,7 +28,10 @@ class MemoryEngine:
     """A `LogEngine` on `Tables`; every call takes effect at once."""
 
     def __init__(self, capacity_bytes: int = 2**62) -> None:
-        """Appends that would reach beyond `capacity_bytes` answer Full."""
+        """Appends that would reach beyond `capacity_bytes` answer Full.
+
+        Urgent ones may reach RESERVE_BYTES beyond it.
+        """
         self._capacity_bytes = capacity_bytes
         self._open_tables: Tables | None = None
 
@@ -51,14 +54,15 @@ class MemoryEngine:
     async def acquire(self, group: int, node: str) -> Lease:
         return self._tables.acquire(group)
 
-    async def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
+    async def append(self, items: Sequence[Append], *, urgent: bool = False) -> list[Position | EngineError]:
+        capacity = self._capacity_bytes + (RESERVE_BYTES if urgent else 0)
         try:
-            return [self._append_one(self._tables, item) for item in items]
+            return [self._append_one(self._tables, item, capacity) for item in items]
         except Unavailable as error:
             return [error for _ in items]
 
-    def _append_one(self, tables: Tables, item: Append) -> Position | EngineError:
-        if tables.used_bytes + len(item.blob) > self._capacity_bytes:
+    def _append_one(self, tables: Tables, item: Append, capacity: int) -> Position | EngineError:
+        if tables.used_bytes + len(item.blob) > capacity:
             return Full(
                 f"the memory engine is full: {tables.used_bytes} of {self._capacity_bytes} bytes used"
             )
@@ -73,6 +77,12 @@ class MemoryEngine:
 
     async def read_one(self, group: int, position: Position) -> bytes | None:
         return self._tables.read_one(group, position)
+
+    async def read_many(self, group: int, positions: Sequence[Position]) -> list[bytes | None]:
+        return [self._tables.read_one(group, position) for position in positions]
+
+    async def blobs(self, group: int) -> list[tuple[Position, int]]:
+        return self._tables.sizes(group)
 
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         self._tables.drop(group, epoch, positions)

@@ -28,7 +28,7 @@ from .engine import (
     Revision,
     Unavailable,
 )
-from .tables import Tables
+from .tables import RESERVE_BYTES, Tables
 
 BLOB_MAX_BYTES = 256 * 1024
 INFLIGHT_MAX = 8
@@ -76,8 +76,8 @@ class SimulatedDisk:
         self._unsynced: list[_Unsynced] = []
         self._last_number = 0
 
-    def has_room(self, size: int) -> bool:
-        return self._written.used_bytes + size <= self.capacity_bytes
+    def has_room(self, size: int, *, urgent: bool) -> bool:
+        return self._written.used_bytes + size <= self.capacity_bytes + (RESERVE_BYTES if urgent else 0)
 
     def write(self, group: int | None, operation: Callable[[Tables], T]) -> tuple[int, T]:
         """Do a write that is not durable yet; returns the number to `sync` up to, and the answer."""
@@ -140,10 +140,10 @@ class SimulatedEngine:
     async def acquire(self, group: int, node: str) -> Lease:
         return await self._write(group, lambda tables: tables.acquire(group))
 
-    async def append(self, items: Sequence[Append]) -> list[Position | EngineError]:
+    async def append(self, items: Sequence[Append], *, urgent: bool = False) -> list[Position | EngineError]:
         try:
             self._require_open()
-            fault = self._roll_fault(items)
+            fault = self._roll_fault(items, urgent=urgent)
             if fault is not None:
                 return [fault] * len(items)
             is_ambiguous = self._disk.random.random() < self._faults.ambiguous
@@ -176,6 +176,13 @@ class SimulatedEngine:
     async def read_one(self, group: int, position: Position) -> bytes | None:
         return self._require_open().read_one(group, position)
 
+    async def read_many(self, group: int, positions: Sequence[Position]) -> list[bytes | None]:
+        tables = self._require_open()
+        return [tables.read_one(group, position) for position in positions]
+
+    async def blobs(self, group: int) -> list[tuple[Position, int]]:
+        return self._require_open().sizes(group)
+
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         await self._write(group, lambda tables: tables.drop(group, epoch, positions))
 
@@ -205,9 +212,9 @@ class SimulatedEngine:
             raise Unavailable("the simulated engine crashed")
         return self._disk.durable
 
-    def _roll_fault(self, items: Sequence[Append]) -> EngineError | None:
+    def _roll_fault(self, items: Sequence[Append], *, urgent: bool) -> EngineError | None:
         """A fault that leaves nothing behind, or None."""
-        if not self._disk.has_room(sum(len(item.blob) for item in items)):
+        if not self._disk.has_room(sum(len(item.blob) for item in items), urgent=urgent):
             return Full("the simulated disk is full")
         roll = self._disk.random.random()
         if roll < self._faults.full:

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from .engine import Append, Corrupt, EngineError, Lease, Position, Revision
 from .group import GroupState, fenced
 
+RESERVE_BYTES = 16 * 1024 * 1024
+"""What urgent appends may take beyond the capacity, as a disk engine has it in reserve."""
+
 
 class Tables:
     """Logs, checkpoints and metadata of all groups."""
@@ -65,6 +68,10 @@ class Tables:
 
     def read_one(self, group: int, position: Position) -> bytes | None:
         return self._blobs[group].get(position)
+
+    def sizes(self, group: int) -> list[tuple[Position, int]]:
+        """Position and size of every blob, rising."""
+        return [(position, len(blob)) for position, blob in self._blobs[group].items()]
 
     def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         self._require_owner(group, epoch)

@@ -111,6 +111,54 @@ class TestAppendAndRead:
         assert found == positions
 
 
+class TestReadMany:
+    async def test_it_answers_in_the_order_asked_whatever_is_gone(self, engine: LogEngine) -> None:
+        owner, other = await LogOwner.acquire(engine), await LogOwner.acquire(engine, 1)
+        positions = await owner.append(*(b"%d" % n * 400_000 for n in range(6)))
+        await other.append(b"another group's")
+        await engine.checkpoint(0, owner.lease.epoch, positions[3], b"state")
+        await engine.drop(0, owner.lease.epoch, [positions[1]])
+        asked = [positions[n] for n in (5, 1, 0, 0, 3)] + [Position(positions[5] + 1)]
+        found = await engine.read_many(0, asked)
+        assert found == [await engine.read_one(0, position) for position in asked]
+        assert [blob is None for blob in found] == [False, True, False, False, False, True]
+
+    async def test_nothing_asked_is_nothing_read(self, engine: LogEngine) -> None:
+        assert await engine.read_many(0, []) == []
+
+
+class TestBlobs:
+    async def test_every_blob_is_named_with_its_size(self, engine: LogEngine) -> None:
+        owner = await LogOwner.acquire(engine)
+        # Around the sizes at which a store may put a value elsewhere than beside its key.
+        items = [owner.make(bytes(size)) for size in (0, 1, 1900, 1950, 2000, 2050, 4096, 70_000, 262_000)]
+        positions = [await owner.append_item(item) for item in items]
+        assert await engine.blobs(0) == [
+            (position, len(item.blob)) for position, item in zip(positions, items, strict=True)
+        ]
+
+    async def test_a_group_without_blobs_has_none(self, engine: LogEngine) -> None:
+        assert await engine.blobs(0) == []
+        await (await LogOwner.acquire(engine, 1)).append(b"another group's")
+        assert await engine.blobs(0) == []
+        assert await engine.blobs(2) == []
+
+    async def test_of_many_none_is_left_out(self, engine: LogEngine) -> None:
+        owners = [await LogOwner.acquire(engine, group) for group in (1, 2, 3)]
+        for owner in owners:
+            items = [owner.make(b"%d" % n) for n in range(9000)]
+            answers = await engine.append(items)
+            assert await engine.blobs(owner.group) == [
+                (at, len(item.blob)) for at, item in zip(answers, items, strict=True)
+            ]
+        middle = owners[1]
+        await engine.checkpoint(2, middle.lease.epoch, Position(9000), b"state")
+        gone = [Position(n) for n in range(1, 9000) if n % 100]
+        await engine.drop(2, middle.lease.epoch, gone)
+        assert [position for position, _ in await engine.blobs(2)] == list(range(100, 9001, 100))
+        assert [len(await engine.blobs(group)) for group in (1, 3)] == [9000, 9000]
+
+
 class TestIdx:
     async def test_a_gap_is_refused_and_leaves_nothing(self, engine: LogEngine) -> None:
         owner = await LogOwner.acquire(engine)
@@ -367,6 +415,15 @@ class TestFull:
         await engine.drop(0, owner.lease.epoch, positions[:-2])
         assert await owner.append_item(item) == positions[-1] + 1
 
+    async def test_an_urgent_append_uses_the_reserve(self, kit: LogKit) -> None:
+        engine = await kit.open(small=True)
+        owner = await LogOwner.acquire(engine)
+        while not isinstance((await engine.append([item := owner.make(bytes(100_000))]))[0], Full):
+            pass
+        (answer,) = await engine.append([item], urgent=True)
+        assert not isinstance(answer, EngineError)
+        assert (await engine.read_one(0, answer)) == item.blob
+
     async def test_who_does_not_fit_does_not_keep_out_the_others(self, kit: LogKit) -> None:
         engine = await kit.open(small=True)
         big, small = await LogOwner.acquire(engine, 1), await LogOwner.acquire(engine, 2)
@@ -397,6 +454,10 @@ class TestClosing:
             await read_all(engine)
         with pytest.raises(Unavailable):
             await engine.read_one(0, Position(1))
+        with pytest.raises(Unavailable):
+            await engine.read_many(0, [Position(1)])
+        with pytest.raises(Unavailable):
+            await engine.blobs(0)
         with pytest.raises(Unavailable):
             await engine.drop(0, owner.lease.epoch, [Position(1)])
         with pytest.raises(Unavailable):
