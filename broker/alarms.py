@@ -2,20 +2,24 @@
 
 RabbitMQ's rule: a connection is blocked by its first publish during an alarm, is told why with
 connection.blocked if it understands that, and goes on when no alarm is left. What was read is not refused.
+
+The disk is looked at every now and then, and counted down by what is written in between: a fast publisher
+fills the last of it within one look.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-RELEASE_FRACTION = 0.05  # an alarm ends this far on the good side of its limit, so that it does not flutter
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MEMORY_MARGIN = 0.05
+DISK_MARGIN = 0.25
+"""An alarm ends so much of its limit on the good side of it, so that it does not flutter. The disk's is more
+than what publishers write before the next alarm stops them."""
+
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +29,38 @@ class Limits:
     memory_bytes: int
     """More of the process's own memory than this."""
     disk_free_bytes: int
-    """Less room than this on the file system of the data directory."""
+    """Less room for the log than this."""
 
 
 NO_LIMITS = Limits(memory_bytes=sys.maxsize, disk_free_bytes=0)
 
 
 class Alarms:
-    """One per broker; the server feeds it, sessions ask it."""
+    """One per broker; the server and the committer feed it, sessions ask it."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._memory = False
-        self._disk = False
+        self.limits = limits
+        self.memory_is_low = False
+        self.disk_is_low = False
+        self.memory_bytes = 0  # at the last look
+        self.disk_free_bytes = sys.maxsize  # at the last look, less what was written since
         self._waiting: dict[Callable[[], None], None] = {}
 
     @property
     def is_active(self) -> bool:
-        return self._memory or self._disk
+        return self.memory_is_low or self.disk_is_low
 
     @property
     def reason(self) -> str:
         """In the words of connection.blocked."""
         return "low on " + " & ".join(
-            name for name, active in (("memory", self._memory), ("disk", self._disk)) if active
+            name for name, is_low in (("memory", self.memory_is_low), ("disk", self.disk_is_low)) if is_low
         )
+
+    @property
+    def waiting_count(self) -> int:
+        """How many connections are blocked."""
+        return len(self._waiting)
 
     def when_clear(self, callback: Callable[[], None]) -> None:
         """Call back once, when no alarm is left."""
@@ -60,46 +71,42 @@ class Alarms:
         self._waiting.pop(callback, None)
 
     def update(self, memory_bytes: int, disk_free_bytes: int) -> None:
-        """What the machine says now."""
-        limits = self._limits
-        memory_margin = RELEASE_FRACTION * limits.memory_bytes if self._memory else 0
-        disk_margin = RELEASE_FRACTION * limits.disk_free_bytes if self._disk else 0
+        """What a look at the machine found."""
+        self.memory_bytes = memory_bytes
+        self.disk_free_bytes = disk_free_bytes
+        self._judge()
+
+    def wrote(self, size: int) -> None:
+        """So many bytes go to the log. To be called before they are written rather than after it: the alarm
+        then stops publishers while the disk is busy.
+        """
+        self.disk_free_bytes -= size
+        self._judge()
+
+    def _judge(self) -> None:
+        limits = self.limits
+        memory_margin = MEMORY_MARGIN * limits.memory_bytes if self.memory_is_low else 0
+        disk_margin = DISK_MARGIN * limits.disk_free_bytes if self.disk_is_low else 0
         self._set(
-            memory_bytes > limits.memory_bytes - memory_margin,
-            disk_free_bytes < limits.disk_free_bytes + disk_margin,
+            self.memory_bytes > limits.memory_bytes - memory_margin,
+            self.disk_free_bytes < limits.disk_free_bytes + disk_margin,
         )
 
-    def _set(self, memory: bool, disk: bool) -> None:
-        was_active = self.is_active
-        if (memory, disk) != (self._memory, self._disk):
-            self._memory, self._disk = memory, disk
-            if self.is_active:
-                log.warning("%s: publishers are blocked", self.reason)
-            else:
-                log.warning("no longer low on anything: publishers go on")
-        if was_active and not self.is_active:
-            waiting, self._waiting = self._waiting, {}
-            for callback in waiting:
-                callback()
+    def _set(self, memory_is_low: bool, disk_is_low: bool) -> None:
+        if (memory_is_low, disk_is_low) == (self.memory_is_low, self.disk_is_low):
+            return
+        self.memory_is_low, self.disk_is_low = memory_is_low, disk_is_low
+        if self.is_active:
+            log.warning("%s: publishers are blocked (%s)", self.reason, self._figures())
+            return
+        log.warning("no longer low on anything: publishers go on (%s)", self._figures())
+        waiting, self._waiting = self._waiting, {}
+        for callback in waiting:
+            callback()
 
-
-def memory_of_machine() -> int:
-    """Bytes that this process could use at most: the machine's, or less if its control group has less."""
-    machine = os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES
-    try:
-        return min(machine, int(CGROUP_LIMIT.read_text()))
-    except (OSError, ValueError):  # no control group, or "max"
-        return machine
-
-
-def memory_used() -> int:
-    """Bytes of this process's own: what is mapped from files (the log) is the kernel's to take back."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        _, resident, shared, *_ = statm.read().split()
-    return (int(resident) - int(shared)) * PAGE_BYTES
-
-
-def disk_free(directory: Path) -> int:
-    """Bytes that may still be written to the file system of a directory."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
+    def _figures(self) -> str:
+        limits = self.limits
+        return (
+            f"{self.memory_bytes // MIB} MiB of memory in use, limit {limits.memory_bytes // MIB}; "
+            f"{self.disk_free_bytes // MIB} MiB of disk free, limit {limits.disk_free_bytes // MIB}"
+        )

@@ -33,6 +33,7 @@ class About:
     """What a field of `Config` cannot say by its name, type and default."""
 
     explanation: str
+    default: str | None = None  # in words, where the field's own is None
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
@@ -135,9 +136,13 @@ class Config:
             "Share of the machine's memory above which publishers are blocked.", minimum=0, maximum=1
         ),
     )
-    disk_free_limit_bytes: int = field(
-        default=256 * MIB,
-        metadata=_about("Free room on the disk below which publishers are blocked.", minimum=0),
+    disk_free_limit_bytes: int | None = field(
+        default=None,
+        metadata=_about(
+            "Free room on the disk below which publishers are blocked.",
+            default="256 MiB, or 15 % of a smaller file system",
+            minimum=0,
+        ),
     )
     shutdown_grace_s: float = field(
         default=30.0,
@@ -181,7 +186,8 @@ class Option:
 
     @property
     def help(self) -> str:
-        default = ",".join(self.default) if isinstance(self.default, tuple) else self.default
+        default = self.about.default or self.default
+        default = ",".join(default) if isinstance(default, tuple) else default
         choices = f" One of: {', '.join(self.about.choices)}." if self.about.choices else ""
         return f"{self.about.explanation}{choices} [{self.variable}; default: {default}]"
 
@@ -252,6 +258,7 @@ def _parse_names(value: object) -> tuple[str, ...]:
 
 _TYPES: Mapping[object, tuple[str, Callable[[object], object]]] = {
     int: ("a whole number", _parse_int),
+    int | None: ("a whole number", _parse_int),
     float: ("a number", _parse_float),
     str: ("text", _parse_text),
     Path: ("a path", _parse_path),

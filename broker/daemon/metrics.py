@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from leveret.storage.engine import EngineStats
 
+from ..alarms import Alarms
 from ..counters import Counters
 from ..histogram import Histogram
 from .loop_lag import LoopLag
@@ -24,6 +25,8 @@ from .queue_metrics import GAUGES, VhostFacts, walk
 class BrokerFacts(Protocol):
     """What is read of the broker."""
 
+    @property
+    def alarms(self) -> Alarms: ...
     @property
     def counters(self) -> Counters: ...
     @property
@@ -89,6 +92,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """`generate_latest` calls this."""
         yield from self._counted()
+        yield from self._alarms()
         if self._snapshot is not None:
             yield from self._gauges(self._snapshot)
 
@@ -103,6 +107,24 @@ class Metrics(Collector):
                 )
             else:
                 yield CounterMetricFamily(f"leveret_{name}", explanation, value)
+
+    def _alarms(self) -> Iterator[Metric]:
+        alarms = self._broker.alarms
+        active = GaugeMetricFamily(
+            "leveret_alarm_active", "1 while this is short and publishers are blocked.", labels=["resource"]
+        )
+        active.add_metric(["memory"], int(alarms.memory_is_low))
+        active.add_metric(["disk"], int(alarms.disk_is_low))
+        yield active
+        limits = alarms.limits
+        for name, explanation, value in (
+            ("memory_used_bytes", "Memory that counts for the memory alarm.", alarms.memory_bytes),
+            ("memory_limit_bytes", "The memory alarm goes off above it.", limits.memory_bytes),
+            ("disk_free_bytes", "Room for the log: on the disk and inside its file.", alarms.disk_free_bytes),
+            ("disk_free_limit_bytes", "The disk alarm goes off below it.", limits.disk_free_bytes),
+            ("connections_blocked", "Connections that are not read, for an alarm.", alarms.waiting_count),
+        ):
+            yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
 
     def _gauges(self, now: Snapshot) -> Iterator[Metric]:
         counters = self._broker.counters

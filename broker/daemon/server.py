@@ -28,7 +28,6 @@ from leveret.storage.engine import EngineError, EngineStats, LogEngine
 from leveret.storage.lmdb import LmdbEngine
 from leveret.storage.memory import MemoryEngine
 
-from ..alarms import Limits, disk_free, memory_of_machine, memory_used
 from ..auth import Authenticator, User, hash_password
 from ..broker import Broker
 from ..clock import SystemClock
@@ -40,6 +39,7 @@ from ..sessions.transport import Transport
 from ..timers import LoopTimers
 from .config import Config
 from .http import HttpServer
+from .resources import ResourceWatch, limits_of
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +102,7 @@ class Server:
             journal=journal,
             schedule=loop.call_soon,
             kick_committer=self._kick_committer,
-            limits=Limits(
-                int(config.memory_high_watermark * memory_of_machine()), config.disk_free_limit_bytes
-            ),
+            limits=limits_of(config, self._engine),
             connections_max=config.connections_max,
             ack_timeout_ms=config.consumer_timeout_ms,
         )
@@ -126,8 +124,11 @@ class Server:
         gc.freeze()
         self._committer = committer = Committer(self._engine, broker, tail, self._config.checkpoint_bytes)
         committing = asyncio.create_task(committer.run(), name="committer")
+        watch = ResourceWatch(self._engine, broker.alarms)
         ticking = asyncio.create_task(self._tick(broker), name="ticker")
+        watching = asyncio.create_task(watch.run(), name="watch")
         try:
+            await watch.look()  # before anybody can publish
             await self._listen(broker)
             self.is_ready = True
             print(
@@ -136,6 +137,7 @@ class Server:
             return await self._serve_until_stopped(committer, committing)
         finally:
             ticking.cancel()
+            watching.cancel()
 
     def _kick_committer(self) -> None:
         if self._committer is not None:  # else recovery is still filling queues
@@ -188,7 +190,7 @@ class Server:
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         await asyncio.wait((committing, stopping), return_when=asyncio.FIRST_COMPLETED)
         if committing.done():
-            return self._commit_failed(committing)
+            return self._commit_failed(committing.exception())
         log.info("stopping")
         self.is_ready = False
         for listener in self._listeners:
@@ -204,9 +206,12 @@ class Server:
         committer.stop()
         await asyncio.wait((committing,))
         if committing.exception() is not None:
-            return self._commit_failed(committing)
+            return self._commit_failed(committing.exception())
         self._broker.rest()
-        await committer.finish()
+        try:
+            await committer.finish()
+        except EngineError as error:
+            return self._commit_failed(error)
         log.info("stopped")
         return 0
 
@@ -225,8 +230,7 @@ class Server:
             async with asyncio.timeout(GOODBYE_S):
                 await self._no_transports.wait()
 
-    def _commit_failed(self, committing: "asyncio.Task[None]") -> int:
-        error = committing.exception()
+    def _commit_failed(self, error: BaseException | None) -> int:
         log.critical("the log could not be written, stopping without confirming anything more: %s", error)
         for transport in list(self._transports):
             transport.abort()
@@ -249,11 +253,6 @@ class Server:
             transport.tick(now_s)
         for connection in list(broker.connections):
             connection.take_back_overdue(now_s)
-        broker.alarms.update(memory_used(), self._disk_free())
-
-    def _disk_free(self) -> int:
-        on_disk = self._config.engine != "memory"
-        return disk_free(self._config.data_dir) if on_disk else self._config.disk_free_limit_bytes
 
 
 @contextlib.contextmanager

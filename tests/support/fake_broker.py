@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from leveret.broker.alarms import NO_LIMITS, Alarms
 from leveret.broker.counters import Counters
 from leveret.broker.queues.dead_letter import DeathReason
 from leveret.storage.engine import EngineError, EngineStats
@@ -34,6 +35,7 @@ class FakeVhost:
 
 @dataclass
 class FakeBroker:
+    alarms: Alarms = field(default_factory=lambda: Alarms(NO_LIMITS))
     counters: Counters = field(default_factory=Counters)
     vhosts: dict[str, FakeVhost] = field(default_factory=lambda: {"/": FakeVhost()})
 

@@ -6,6 +6,7 @@ import pytest
 from fake_broker import FakeBroker, FakeQueue, FakeServer, FakeVhost
 from samples import Samples, samples
 
+from leveret.broker.alarms import Alarms, Limits
 from leveret.broker.counters import Counters
 from leveret.broker.daemon.loop_lag import LoopLag
 from leveret.broker.daemon.metrics import COUNTED, Metrics
@@ -65,6 +66,18 @@ async def test_the_log_and_readiness_are_shown(broker: FakeBroker) -> None:
     found = await aggregated(broker, is_ready=False)
     assert found["leveret_ready", ()] == 0
     assert [found[f"leveret_log_{name}", ()] for name in ("bytes", "free_bytes", "blobs")] == [4096, 100, 3]
+
+
+async def test_alarms_are_shown_with_their_figures(broker: FakeBroker) -> None:
+    broker.alarms = alarms = Alarms(Limits(memory_bytes=1000, disk_free_bytes=500))
+    alarms.update(600, 450)
+    alarms.when_clear(lambda: None)
+    found = await aggregated(broker)
+    assert found["leveret_alarm_active", (("resource", "memory"),)] == 0
+    assert found["leveret_alarm_active", (("resource", "disk"),)] == 1
+    names = ("memory_used_bytes", "memory_limit_bytes", "disk_free_bytes", "disk_free_limit_bytes")
+    assert [found[f"leveret_{name}", ()] for name in names] == [600, 1000, 450, 500]
+    assert found["leveret_connections_blocked", ()] == 1
 
 
 async def test_without_its_log_a_broker_still_has_metrics(broker: FakeBroker) -> None:
