@@ -106,6 +106,7 @@ class EngineStats:
 
     used_bytes: int
     free_bytes: int
+    """About what ordinary appends may still take: room on the disk and inside the file, without a reserve."""
     blobs: int
     last_commit_ms: float
 

@@ -161,8 +161,6 @@ class LmdbEngine:
         for first in range(0, len(positions), DROP_BLOBS_PER_COMMIT):
             some = positions[first : first + DROP_BLOBS_PER_COMMIT]
             await self._write(partial(Write.drop, group=group, epoch=epoch, positions=some))
-            if failpoints.armed:
-                failpoints.hit("during_drop")
 
     async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
         async with self._checkpointing:
@@ -172,8 +170,6 @@ class LmdbEngine:
             last = max(0, chunk_count(len(blob)) - 1) // CHUNKS_PER_COMMIT * CHUNKS_PER_COMMIT
             for first in range(0, last, CHUNKS_PER_COMMIT):
                 await self._write(partial(Write.put_chunks, group=group, epoch=epoch, blob=blob, first=first))
-                if failpoints.armed:
-                    failpoints.hit("during_checkpoint")
             left = await self._write(
                 lambda write: write.finish_checkpoint(group, epoch, position, blob, last)
             )
@@ -279,7 +275,7 @@ class LmdbEngine:
         except lmdb.MapFullError as error:
             # No doubt here: LMDB saves its free list, which may need a page, before it writes anything.
             raise NoRoom(write.use) from error
-        except (lmdb.Error, failpoints.InjectedError) as error:
+        except (lmdb.Error, OSError) as error:
             txn.abort()
             self._failure = Ambiguous(
                 f"{self._path}: a commit failed, and may have happened or not; open the store anew: {error}"

@@ -137,5 +137,5 @@ def read_stats(map_bytes: int, last_commit_ms: float, store: Store) -> EngineSta
         used, allocated = store.used_bytes(txn), (store.path / "data.mdb").stat().st_size
         blobs = int(txn.stat(store.log)["entries"])
     disk = os.statvfs(store.path)
-    free = min(disk.f_bavail * disk.f_frsize + allocated, map_bytes) - used
+    free = min(disk.f_bavail * disk.f_frsize + allocated, map_bytes) - used - store.room.reserve_bytes
     return EngineStats(used, max(0, free), blobs, last_commit_ms)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
+from . import failpoints
 from .lmdb_file import MetaPages
 
 AHEAD_BYTES = 32 * 1024 * 1024
@@ -60,7 +61,7 @@ class Room:
         self._map_bytes_max = map_bytes
         # A store that was given little has to make do with little.
         self._ahead = min(AHEAD_BYTES, map_bytes // 4)
-        self._reserve = min(RESERVE_BYTES, map_bytes // 8)
+        self.reserve_bytes = min(RESERVE_BYTES, map_bytes // 8)
         self._map_bytes = map_bytes
         self._set_map_bytes = set_map_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -89,7 +90,7 @@ class Room:
 
     def _spared(self, use: Use) -> int:
         """What a transaction must leave of the reserve."""
-        return self._reserve * (Use.FREEING - use) // Use.FREEING
+        return self.reserve_bytes * (Use.FREEING - use) // Use.FREEING
 
     def _resize(self, map_bytes: int) -> None:
         if map_bytes != self._map_bytes:
@@ -104,6 +105,8 @@ class Room:
             if within_map <= self._allocated:
                 break
             try:
+                if failpoints.armed:
+                    failpoints.hit("allocate")
                 os.posix_fallocate(self._descriptor, self._allocated, target - self._allocated)
                 self._allocated = target
             except OSError as error:

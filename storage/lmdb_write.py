@@ -10,6 +10,7 @@ from typing import Any
 
 import google_crc32c
 
+from . import failpoints
 from .engine import Append, Corrupt, EngineError, Lease, Position, Revision
 from .group import fenced
 from .lmdb_room import Use
@@ -71,6 +72,8 @@ class Write:
     def append(self, items: Sequence[Append], *, urgent: bool) -> list[Position | EngineError]:
         self.use = min(self.use, Use.URGENT if urgent else Use.ORDINARY)
         self._store.room.require(sum(len(item.blob) for item in items), self.use)
+        if failpoints.armed:
+            failpoints.hit("put")
         return [self._append_one(item) for item in items]
 
     def _append_one(self, item: Append) -> Position | EngineError:
@@ -101,6 +104,8 @@ class Write:
             raise ValueError(
                 f"group {group}: only blobs up to its checkpoint, position {checkpoint}, can be dropped"
             )
+        if failpoints.armed:
+            failpoints.hit("during_drop")
         for position in positions:
             self.changed |= self._txn.delete(blob_key(group, position), db=self._store.log)
 
@@ -119,6 +124,8 @@ class Write:
     def put_chunks(self, group: int, epoch: int, blob: bytes, first: int) -> None:
         """Write some chunks of the group's next checkpoint, from number `first` on."""
         self._require_owner(group, epoch)
+        if failpoints.armed:
+            failpoints.hit("during_checkpoint")
         generation = self.root.checkpoint(group).generation + 1
         for number in range(first, min(first + CHUNKS_PER_COMMIT, chunk_count(len(blob)))):
             chunk = blob[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]

@@ -407,6 +407,7 @@ class TestFull:
             positions.append(answer)
         assert isinstance(answer, Full)
         assert len(positions) > 5
+        assert (await engine.stats()).free_bytes < 3 * 200_000
         assert list(await read_all(engine)) == positions
         (successor,) = await engine.append([owner.make(b"small")])
         assert isinstance(successor, Unavailable | Full), "the blob before it is missing"

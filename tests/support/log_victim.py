@@ -8,12 +8,14 @@ import sys
 
 from log_owner import LogOwner
 
+from leveret.storage import lmdb
 from leveret.storage.engine import Position
-from leveret.storage.lmdb import LmdbEngine
+
+lmdb.DROP_BLOBS_PER_COMMIT = 1
 
 
 async def main(path: str) -> None:
-    engine = LmdbEngine(path, map_bytes=2**30)
+    engine = lmdb.LmdbEngine(path, map_bytes=2**30)
     await engine.open()
     owner = await LogOwner.acquire(engine)
     for n in range(3):

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,8 +36,31 @@ def test_only_the_numbered_hit_counts() -> None:
     failpoints.hit("during_drop")
 
 
+def test_a_number_with_a_plus_counts_from_there_on() -> None:
+    failpoints.armed = failpoints.parse("allocate=full@2+")
+    failpoints.hit("allocate")
+    for _ in range(2):
+        with pytest.raises(failpoints.InjectedError):
+            failpoints.hit("allocate")
+
+
+@pytest.mark.parametrize(("action", "code"), [("error", errno.EIO), ("full", errno.ENOSPC)])
+def test_an_error_is_the_operating_systems(action: str, code: int) -> None:
+    failpoints.armed = failpoints.parse(f"put={action}")
+    with pytest.raises(OSError, match=r"\(injected at put\)") as caught:
+        failpoints.hit("put")
+    assert caught.value.errno == code
+
+
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("comit=kill", "no place is named"), ("commit=explode", "none of")]
+    ("text", "sentence"),
+    [
+        ("comit=kill", "no place is named 'comit'; there are after_commit_before_confirm, "),
+        ("commit=explode", "'commit=explode' is not name=kill"),
+        ("commit=kill@", "is not name=kill"),
+        ("commit=delay", "is not name=kill"),
+        ("commit", "is not name=kill"),
+    ],
 )
 def test_nonsense_is_refused(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
