@@ -7,20 +7,25 @@ is in the rotation at all, whatever the priorities; when it goes, the next in or
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from .consumer import Consumer
+
+_NOBODY: Mapping[int, "OrderedDict[Consumer, None]"] = MappingProxyType({})  # for all that have no consumers
 
 
 class Consumers:
     """See the module's docstring."""
+
+    __slots__ = ("_all", "_rotation", "_single_active", "active")
 
     def __init__(self, *, single_active: bool) -> None:
         self.active: Consumer | None = None  # the single active consumer; None in a queue without that rule
         self._single_active = single_active
         self._all: dict[Consumer, None] = {}  # in order of arrival
         # By priority, highest first; in each the one in front is next. (Ordered: a consumer leaves in O(1).)
-        self._rotation: dict[int, OrderedDict[Consumer, None]] = {}
+        self._rotation = _NOBODY  # replaced when a priority comes or goes
 
     def __len__(self) -> int:
         return len(self._all)
@@ -49,7 +54,7 @@ class Consumers:
         if lane is not None:
             lane.pop(consumer, None)
             if not lane:
-                del self._rotation[consumer.priority]
+                self._rotation = {at: lane for at, lane in self._rotation.items() if lane}
         consumer.is_blocked = False  # nobody waits for it any more
         if consumer is self.active:
             self.active = None
@@ -80,7 +85,8 @@ class Consumers:
         self._enter_rotation(consumer)
 
     def _enter_rotation(self, consumer: Consumer) -> None:
-        if consumer.priority not in self._rotation:
-            self._rotation[consumer.priority] = OrderedDict()
-            self._rotation = dict(sorted(self._rotation.items(), reverse=True))
-        self._rotation[consumer.priority][consumer] = None
+        lane = self._rotation.get(consumer.priority)
+        if lane is None:
+            lane = OrderedDict()
+            self._rotation = dict(sorted([*self._rotation.items(), (consumer.priority, lane)], reverse=True))
+        lane[consumer] = None

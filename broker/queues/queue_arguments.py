@@ -7,6 +7,7 @@ queue and ignored; arguments of another queue type are refused. Two go beyond Ra
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from leveret.protocol.amqp.field_table import FieldValue, field_type_name
 from leveret.protocol.errors import HardError, SoftError
@@ -17,6 +18,8 @@ from ..vhosts.terms import quote, show_bare, to_term
 
 EXPIRY_MAX_MS = 315_360_000_000  # ten years
 PRIORITY_MAX = 255
+SHARED_SETTINGS_MAX = 128  # remembered, so that the many queues that are declared alike have one
+
 ROUTING_KEY_MAX_BYTES = 255  # a short string on the wire (0-9-1 section 4.2.5.3)
 
 _INTEGER_TYPES = frozenset(
@@ -79,7 +82,7 @@ def parse_queue_arguments(
             )
     if queue_type == "quorum":
         _check_quorum_properties(queue, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
-    return _settings(arguments, queue_type)
+    return _shared(_settings(arguments, queue_type))
 
 
 def check_server_named(arguments: Arguments) -> None:
@@ -123,6 +126,12 @@ def _settings(arguments: Arguments, queue_type: str) -> QueueSettings:
         delivery_limit=_number(arguments, "x-delivery-limit"),
         consumer_timeout_ms=_number(arguments, "x-consumer-timeout"),
     )
+
+
+@lru_cache(SHARED_SETTINGS_MAX)
+def _shared(settings: QueueSettings) -> QueueSettings:
+    """The first of all that are equal."""
+    return settings
 
 
 def _type_of(arguments: Arguments) -> str:

@@ -5,9 +5,10 @@ binding is what its four parts are: adding one twice has no effect (0-9-1 sectio
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from leveret.protocol.amqp.field_table import FieldValue, encode_table
+from leveret.protocol.amqp.field_table import FieldTable, FieldValue, decode_table, encode_table
 from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 Destination: TypeAlias = "Queue | Exchange"
 Identity: TypeAlias = tuple[Destination, str, bytes]
 """What tells the bindings of one source apart. Arguments count with their wire types but in any order."""
+
+SHARED_TABLES_MAX = 128  # remembered, so that the many queues and bindings that are declared alike have one
+SHARED_TABLE_MAX_BYTES = 1024
+_NO_ARGUMENTS = encode_table({})
 
 
 class Binding:
@@ -45,8 +50,55 @@ class Binding:
         return self.destination, self.key, encode_arguments(dict(sorted(self.arguments.items())))
 
 
+class BindingSet:
+    """An ordered set of bindings, small while it holds one: there are two per queue, and nearly all do."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: Binding | dict[Binding, None] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def __iter__(self) -> Iterator[Binding]:
+        held = self._held
+        if held is None:
+            return iter(())
+        return iter(held if isinstance(held, dict) else (held,))
+
+    def add(self, binding: Binding) -> None:
+        """One that is not in it."""
+        held = self._held
+        if held is None:
+            self._held = binding
+        elif isinstance(held, dict):
+            held[binding] = None
+        else:
+            self._held = {held: None, binding: None}
+
+    def remove(self, binding: Binding) -> None:
+        """One that is in it."""
+        if isinstance(self._held, dict):
+            del self._held[binding]
+        else:
+            assert self._held is binding
+            self._held = None
+
+
+def shared_arguments(arguments: FieldTable) -> FieldTable:
+    """An equal table, one for all that are declared alike. Raises HardError where there is no encoding."""
+    encoded = encode_arguments(arguments)
+    return _decoded(encoded) if len(encoded) <= SHARED_TABLE_MAX_BYTES else arguments
+
+
+_decoded = lru_cache(SHARED_TABLES_MAX)(decode_table)
+
+
 def encode_arguments(arguments: Mapping[str, FieldValue]) -> bytes:
     """The table's bytes, for comparisons and records. Raises HardError where there are none."""
+    if not arguments:
+        return _NO_ARGUMENTS
     try:
         return encode_table(arguments)
     except ValueError as error:  # a name that is not UTF-8, too long once it is escaped
@@ -58,7 +110,7 @@ class Bindings:
 
     def __init__(self) -> None:
         self._by_source: dict[Exchange, dict[Identity, Binding]] = {}
-        self._by_destination: dict[Destination, dict[Binding, None]] = {}
+        self._by_destination: dict[Destination, BindingSet] = {}
 
     def __iter__(self) -> Iterator[Binding]:
         for bindings in self._by_source.values():
@@ -80,7 +132,7 @@ class Bindings:
     def add(self, binding: Binding) -> None:
         """The caller has found that no equal one is held."""
         self._by_source.setdefault(binding.source, {})[binding.identity] = binding
-        self._by_destination.setdefault(binding.destination, {})[binding] = None
+        self._by_destination.setdefault(binding.destination, BindingSet()).add(binding)
         binding.source.add_binding(binding)
 
     def remove(self, binding: Binding) -> None:
@@ -90,7 +142,7 @@ class Bindings:
         if not of_source:
             del self._by_source[binding.source]
         of_destination = self._by_destination[binding.destination]
-        del of_destination[binding]
+        of_destination.remove(binding)
         if not of_destination:
             del self._by_destination[binding.destination]
         binding.source.remove_binding(binding)

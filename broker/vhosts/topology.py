@@ -15,7 +15,7 @@ from leveret.protocol.amqp.field_table import decode_table
 from ..durability.records import pack_map
 from ..queues.queue import Queue
 from ..queues.queue_arguments import parse_queue_arguments
-from .binding import Binding, encode_arguments
+from .binding import Binding, encode_arguments, shared_arguments
 from .exchanges.exchange import Exchange
 from .exchanges.types import make_exchange
 
@@ -115,7 +115,7 @@ def _restored_exchange(vhost: "Vhost", record: dict[str, Any]) -> Exchange:
 
 
 def _restored_queue(vhost: "Vhost", record: dict[str, Any]) -> Queue:
-    arguments = decode_table(record["arguments"])
+    arguments = shared_arguments(decode_table(record["arguments"]))
     auto_delete = record["auto_delete"]
     settings = parse_queue_arguments(
         f"queue '{record['name']}'", arguments, durable=True, exclusive=False, auto_delete=auto_delete
@@ -140,7 +140,7 @@ def _restore_binding(vhost: "Vhost", op: str, record: dict[str, Any]) -> None:
         vhost.exchanges[record["source"]],
         ends[record["destination"]],
         record["key"],
-        decode_table(record["arguments"]),
+        shared_arguments(decode_table(record["arguments"])),
     )
     held = vhost.bindings.find(binding)
     if op == "bind" and held is None:

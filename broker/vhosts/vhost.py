@@ -23,7 +23,7 @@ from ..queues.queue import Queue
 from ..queues.queue_arguments import check_equivalent_arguments, check_server_named, parse_queue_arguments
 from ..services import Services
 from . import topology
-from .binding import Binding, Bindings, Destination, encode_arguments
+from .binding import Binding, Bindings, Destination, shared_arguments
 from .equivalence import check_arguments, check_field
 from .exchanges.default import DefaultExchange
 from .exchanges.exchange import ALTERNATE, Envelope, Exchange
@@ -201,7 +201,7 @@ class Vhost:
             exclusive=exclusive_owner is not None,
             auto_delete=auto_delete,
         )
-        encode_arguments(arguments)  # raises while nothing has happened yet
+        arguments = shared_arguments(arguments)  # raises while nothing has happened yet
         queue = Queue(
             name,
             self,
@@ -331,7 +331,7 @@ class Vhost:
             self._unbind(binding)
 
     def _bind(self, source: Exchange, destination: Destination, key: str, arguments: FieldTable) -> None:
-        binding = Binding(source, destination, key, arguments)
+        binding = Binding(source, destination, key, shared_arguments(arguments))
         if self.bindings.find(binding) is not None:
             return
         self.bindings.add(binding)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..binding import Binding, Destination
+from ..binding import Binding, BindingSet, Destination
 from .exchange import Envelope, Exchange
 
 
@@ -14,14 +14,14 @@ class DirectExchange(Exchange):
 
     def __init__(self, name: str, vhost_name: str, **properties: Any) -> None:
         super().__init__(name, vhost_name, **properties)
-        self._by_key: dict[str, dict[Binding, None]] = {}
+        self._by_key: dict[str, BindingSet] = {}
 
     def add_binding(self, binding: Binding) -> None:
-        self._by_key.setdefault(binding.key, {})[binding] = None
+        self._by_key.setdefault(binding.key, BindingSet()).add(binding)
 
     def remove_binding(self, binding: Binding) -> None:
         bindings = self._by_key[binding.key]
-        del bindings[binding]
+        bindings.remove(binding)
         if not bindings:
             del self._by_key[binding.key]
 

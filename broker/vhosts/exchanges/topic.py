@@ -11,7 +11,7 @@ bindings, and several `#` in one key cannot make it explode.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..binding import Binding, Destination
+from ..binding import Binding, BindingSet, Destination
 from .exchange import Envelope, Exchange
 
 _ONE_WORD = "*"
@@ -25,7 +25,7 @@ class _Node:
 
     def __init__(self, word: str) -> None:
         self.children: dict[str, _Node] = {}
-        self.bindings: dict[Binding, None] = {}
+        self.bindings = BindingSet()
         self.takes_any_words = word == _ANY_WORDS
 
 
@@ -42,14 +42,14 @@ class TopicExchange(Exchange):
         node = self._root
         for word in _words(binding.key):
             node = node.children.setdefault(word, _Node(word))
-        node.bindings[binding] = None
+        node.bindings.add(binding)
 
     def remove_binding(self, binding: Binding) -> None:
         words = _words(binding.key)
         path = [self._root]
         for word in words:
             path.append(path[-1].children[word])
-        del path[-1].bindings[binding]
+        path[-1].bindings.remove(binding)
         for word, node, parent in zip(reversed(words), reversed(path), reversed(path[:-1]), strict=False):
             if node.bindings or node.children:
                 break

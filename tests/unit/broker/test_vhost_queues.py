@@ -71,6 +71,15 @@ def test_declaring_again_differently(
         house.queue("q", **again)
 
 
+def test_queues_that_are_declared_alike_share_what_it_means() -> None:
+    house = SmallVhost()
+    first, same, other = (house.queue(f"q{n}", x_max_length=n // 2, x_unknown=True) for n in (2, 3, 4))
+    assert same.arguments is first.arguments
+    assert same.settings is first.settings
+    assert other.settings.max_length == 2
+    assert type(house.queue("q5", x_max_length=1, x_unknown=1).arguments["x-unknown"]) is not bool
+
+
 @pytest.mark.parametrize("owner", [ME, OTHER])
 @pytest.mark.parametrize("exclusive", [(True, False), (False, True)])
 def test_another_idea_of_exclusivity_comes_before_everything_else(
