@@ -23,6 +23,9 @@ NAMES = frozenset(
         "commit",  # in the place of the commit: `error` is a commit that failed
         "after_commit_before_confirm",  # durable, but nobody knows yet: `error` is an ambiguous answer
         "during_checkpoint",  # in each of the transactions that write a checkpoint
+        "after_checkpoint",  # a checkpoint is written and what was dead dropped
+        "during_cleaning",  # survivors are written anew, what they come from is still there
+        "during_recovery",  # after each blob that a start replays
         "during_drop",  # in each of the transactions of a drop
         "during_create",  # the store is made but not yet in its place
         "during_compact",  # the compacted store is made but not yet in its place

@@ -42,7 +42,6 @@ from .engine import (
 )
 from .lmdb_read import (
     join_chunks,
-    read_blob,
     read_blobs,
     read_checkpoint_entry,
     read_chunks,
@@ -146,7 +145,8 @@ class LmdbEngine:
             after = found[-1][0]
 
     async def read_one(self, group: int, position: Position) -> bytes | None:
-        return await self._read(partial(read_blob, group, position))
+        (blob,) = await self.read_many(group, [position])
+        return blob
 
     async def read_many(self, group: int, positions: Sequence[Position]) -> list[bytes | None]:
         return await self._read(partial(read_many, group, positions))

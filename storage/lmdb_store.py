@@ -79,6 +79,7 @@ class Store:
         # One flipped bit there, and LMDB compares keys in another order and does not find what is stored.
         if any(any(db.flags().values()) for db in (self.log, self.checkpoint, self.meta, self.state)):
             raise Corrupt(f"{path}: LMDB's databases are damaged: one has flags that were never set")
+        self._descriptor = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
 
     @classmethod
     def open(cls, path: Path, map_bytes: int = MAP_BYTES, *, readonly: bool = False) -> "Store":
@@ -103,6 +104,7 @@ class Store:
     def close(self) -> None:
         self.env.close()
         self._metas.close()
+        os.close(self._descriptor)
         if self._room is not None:
             self._room.close()
 
@@ -117,15 +119,9 @@ class Store:
         with self._map_lock, self.env.begin() as txn:
             yield txn
 
-    @contextmanager
-    def reading_tree(self) -> Iterator[LogTree]:
-        """The log's tree in a read transaction of its own."""
-        data = self.path / "data.mdb"
-        with self.reading() as txn, data.open("rb", buffering=0) as file:
-            database = txn.get(_DATABASES[0])
-            if database is None:
-                raise Corrupt(f"{self.path}: LMDB's databases are damaged: the log's record is missing")
-            yield LogTree(data, file.fileno(), self._metas.page_bytes, database)
+    def log_tree(self, txn: Any) -> LogTree:
+        """The log as a read transaction sees it."""
+        return LogTree(self.path, self._descriptor, self._metas.page_bytes, txn.get(_DATABASES[0]))
 
     def _set_map_bytes(self, map_bytes: int) -> None:
         with self._map_lock:

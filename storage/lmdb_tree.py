@@ -1,85 +1,99 @@
-"""The sizes of blobs, from the B-tree's own pages.
+"""The blobs of the log, read from LMDB's file instead of through its map.
 
-The `lmdb` module shows the length of a value only after it read every page of it, so asking it how large the
-blobs are would read the whole log. The lengths lie in the leaf pages, beside the keys: 136 blobs to a page.
-They are read here from the file, while a read transaction keeps the pages from being used again.
+There are three reasons to follow the B-tree here, with `pread`, and not to leave it to the `lmdb` module:
+
+- it tells the length of a value only after it touched every page of it, so asking for the sizes of all blobs
+  would read the whole log;
+- a blob that is not in the page cache takes one read of its size, and not one for each of its 64 pages;
+- pages touched in a map count as the process's memory, so reading a backlog would look like holding it.
+
+A read transaction must be open all the while: it keeps the pages from being used again.
 
 LMDB 0.9's layout (`mdb.c`: MDB_page, MDB_node, MDB_db), in the machine's byte order:
 
     page:  page number 8 | pad 2 | flags 2 | lower, upper 4 | one offset of 2 bytes per node, up to `lower`
     node:  length of the value, or low half of the child's page number 4 | flags, or its high part 2
-           | length of the key 2 | key
+           | length of the key 2 | key | value, or the number of the first of its own pages 8
+    a value's own pages: a page header, and the value without any gap
 """
 
 import os
 import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
-from .engine import Corrupt, Position
-from .lmdb_rows import blob_key, unpack_blob_key
+from .engine import Corrupt
 
 _PAGE = struct.Struct("=QHHHH")
 _NODE = struct.Struct("=IHH")
+_NUMBER = struct.Struct("=Q")
 _DATABASE = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, three page counts, entries, root page
-_BRANCH, _LEAF = 0x01, 0x02
+_BRANCH, _LEAF = 0x01, 0x02  # kinds of page
+_BIG = 0x01  # flag of a node: the value has pages of its own
 _NO_PAGE = 2**64 - 1
 
 
 class LogTree:
-    """The log's B-tree as one read transaction sees it, which must be open all the while."""
+    """The log's B-tree as one read transaction sees it."""
 
-    def __init__(self, path: Path, descriptor: int, page_bytes: int, database: bytes) -> None:
+    def __init__(self, path: Path, descriptor: int, page_bytes: int, database: bytes | None) -> None:
         """`database` is the record of the log in LMDB's main database; `path` is named in errors."""
         self._path = path
         self._descriptor = descriptor
         self._page_bytes = page_bytes
-        if len(database) != _DATABASE.size:
+        if database is None or len(database) != _DATABASE.size:
             raise self._damaged("the log's record is not one of a database")
         _, _, self._depth, *_, self._root = _DATABASE.unpack(database)
 
-    def sizes(self, group: int, after: Position) -> Iterator[list[tuple[Position, int]]]:
-        """Position and size of the group's blobs behind `after`, rising, one leaf page at a time."""
-        first = blob_key(group, after + 1)
-        for page in self._leaves(self._root, self._depth, first):
-            found: list[tuple[Position, int]] = []
-            for key, size, _ in self._nodes(page):
-                if key >= first:
-                    at, position = unpack_blob_key(key)
-                    if at != group:
-                        yield found
-                        return
-                    found.append((Position(position), size))
-            yield found
-
-    def _leaves(self, number: int, depth: int, first: bytes) -> Iterator[bytes]:
-        """The leaf pages from the one on where the key `first` belongs."""
-        if number == _NO_PAGE:
+    def entries(self, first: bytes) -> Iterator[tuple[bytes, int, int]]:
+        """The key of each blob, where it lies in the file, and its size; from the key `first` on, rising."""
+        if self._root == _NO_PAGE:
             return
-        page = self._read(number, _BRANCH if depth > 1 else _LEAF)
-        if depth <= 1:
-            yield page
-            return
-        children = [(key, low | high << 32) for key, low, high in self._nodes(page)]
-        for index, (_, child) in enumerate(children):
-            # A child holds the keys from its own up to the next one's; the first child's own is left empty.
-            if index + 1 == len(children) or children[index + 1][0] > first:
-                yield from self._leaves(child, depth - 1, first)
-
-    def _nodes(self, page: bytes) -> Iterator[tuple[bytes, int, int]]:
-        """The nodes of a page: key, and the two fields before its length."""
-        lower = _PAGE.unpack_from(page)[3]
         try:
-            for offset in struct.unpack_from(f"={(lower - _PAGE.size) // 2}H", page, _PAGE.size):
-                low, high, length = _NODE.unpack_from(page, offset)
-                start = offset + _NODE.size
-                yield page[start : start + length], low, high
+            yield from self._below(self._root, self._depth, first)
         except struct.error:
             raise self._damaged("a node reaches beyond its page") from None
 
-    def _read(self, number: int, kind: int) -> bytes:
-        page = os.pread(self._descriptor, self._page_bytes, number * self._page_bytes)
-        found, _, flags, _, _ = _PAGE.unpack_from(page) if len(page) == self._page_bytes else (-1, 0, 0, 0, 0)
+    def find(self, key: bytes) -> tuple[int, int] | None:
+        """Where the blob with this key lies in the file, and its size; None if there is none."""
+        found, offset, size = next(self.entries(key), (b"", 0, 0))
+        return (offset, size) if found == key else None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A blob, or any other part of the file."""
+        found = os.pread(self._descriptor, size, offset)
+        if len(found) != size:
+            raise self._damaged(f"{size} bytes at {offset} reach beyond the file")
+        return found
+
+    def _below(self, number: int, depth: int, first: bytes) -> Iterator[tuple[bytes, int, int]]:
+        """The entries under a page, which is `depth` levels above nothing."""
+        page = self._read_page(number, _BRANCH if depth > 1 else _LEAF)
+
+        def key_of(node: int) -> bytes:
+            start = node + _NODE.size
+            return page[start : start + _NODE.unpack_from(page, node)[2]]
+
+        lower = _PAGE.unpack_from(page)[3]
+        nodes = struct.unpack_from(f"={(lower - _PAGE.size) // 2}H", page, _PAGE.size)
+        if depth > 1:
+            # A child holds the keys from its own up to the next one's; the first child's own is left empty.
+            for node in nodes[max(0, bisect_right(nodes, first, key=key_of) - 1) :]:
+                low, high, _ = _NODE.unpack_from(page, node)
+                yield from self._below(low | high << 32, depth - 1, first)
+            return
+        for node in nodes[bisect_left(nodes, first, key=key_of) :]:
+            size, flags, key_bytes = _NODE.unpack_from(page, node)
+            value = node + _NODE.size + key_bytes
+            offset = number * self._page_bytes + value
+            if flags & _BIG:
+                offset = _NUMBER.unpack_from(page, value)[0] * self._page_bytes + _PAGE.size
+            yield page[value - key_bytes : value], offset, size
+
+    def _read_page(self, number: int, kind: int) -> bytes:
+        page = self.read(number * self._page_bytes, self._page_bytes)
+        found, _, flags, _, _ = _PAGE.unpack_from(page)
         if (found, flags & kind) != (number, kind):
             raise self._damaged(f"page {number} is not what the one above says")
         return page

@@ -261,7 +261,7 @@ async def test_an_error_of_lmdb_while_reading_is_named(kit: LmdbKit, monkeypatch
         raise lmdb.CorruptedError("injected")
 
     engine = await kit.open()
-    monkeypatch.setattr(engine_module, "read_blob", fail)
+    monkeypatch.setattr(engine_module, "read_many", fail)
     with pytest.raises(Corrupt, match="LMDB finds its file damaged: injected"):
         await engine.read_one(0, Position(1))
 
