@@ -3,6 +3,7 @@
 Nothing here is called on a hot path, and the domain holds no Prometheus object.
 """
 
+import resource
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -93,6 +94,7 @@ class Metrics(Collector):
         """`generate_latest` calls this."""
         yield from self._counted()
         yield from self._alarms()
+        yield from self._loop()
         if self._snapshot is not None:
             yield from self._gauges(self._snapshot)
 
@@ -102,9 +104,7 @@ class Metrics(Collector):
             name, explanation = COUNTED[counted.name]
             value = getattr(counters, counted.name)
             if isinstance(value, Histogram):
-                yield HistogramMetricFamily(
-                    f"leveret_{name}", explanation, buckets=list(value.buckets()), sum_value=value.total
-                )
+                yield _histogram(name, explanation, value)
             else:
                 yield CounterMetricFamily(f"leveret_{name}", explanation, value)
 
@@ -125,6 +125,27 @@ class Metrics(Collector):
             ("connections_blocked", "Connections that are not read, for an alarm.", alarms.waiting_count),
         ):
             yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
+
+    def _loop(self) -> Iterator[Metric]:
+        lag = self._lag
+        yield _histogram("loop_lag_seconds", "How late the loop ran its timers.", lag.lags)
+        yield _histogram(
+            "loop_own_lag_seconds", "The same, less the time in which the machine ran others.", lag.own_lags
+        )
+        worst = GaugeMetricFamily(
+            "leveret_loop_worst_lag_seconds",
+            "The largest own lag since the start, and its parts.",
+            labels=["part"],
+        )
+        worst.add_metric(["own"], lag.worst.own_s)
+        worst.add_metric(["cpu"], lag.worst.cpu_s)
+        worst.add_metric(["starved"], lag.worst.starved_s)
+        yield worst
+        yield CounterMetricFamily(
+            "leveret_loop_major_faults",
+            "Pages that the loop itself waited for the disk for.",
+            _major_faults(),
+        )
 
     def _gauges(self, now: Snapshot) -> Iterator[Metric]:
         counters = self._broker.counters
@@ -150,6 +171,17 @@ class Metrics(Collector):
             ]
         for name, explanation, value in gauges:
             yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
+
+
+def _histogram(name: str, explanation: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        f"leveret_{name}", explanation, buckets=list(histogram.buckets()), sum_value=histogram.total
+    )
+
+
+def _major_faults() -> int:
+    """Of the calling thread, which is the loop's."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
 
 
 def _anonymous_memory_bytes() -> int:

@@ -8,7 +8,7 @@ from samples import Samples, samples
 
 from leveret.broker.alarms import Alarms, Limits
 from leveret.broker.counters import Counters
-from leveret.broker.daemon.loop_lag import LoopLag
+from leveret.broker.daemon.loop_lag import Lag, LoopLag
 from leveret.broker.daemon.metrics import COUNTED, Metrics
 
 
@@ -88,8 +88,20 @@ async def test_without_its_log_a_broker_still_has_metrics(broker: FakeBroker) ->
 
 async def test_the_loops_lag_is_shown(broker: FakeBroker) -> None:
     lag = LoopLag()
-    lag.observe(0.25, 1)
-    assert (await aggregated(broker, lag=lag))["leveret_loop_lag_seconds_max", ()] == 0.25
+    lag.observe(Lag(0.25, cpu_s=0.05, starved_s=0.125), 1)
+    found = await aggregated(broker, lag=lag)
+    assert found["leveret_loop_lag_seconds_max", ()] == 0.25
+    assert found["leveret_loop_lag_seconds_bucket", (("le", "0.2"),)] == 0
+    assert found["leveret_loop_lag_seconds_sum", ()] == 0.25
+    assert found["leveret_loop_own_lag_seconds_bucket", (("le", "0.2"),)] == 1
+    assert found["leveret_loop_own_lag_seconds_sum", ()] == 0.125
+    parts = ("own", "cpu", "starved")
+    assert [found["leveret_loop_worst_lag_seconds", (("part", part),)] for part in parts] == [
+        0.125,
+        0.05,
+        0.125,
+    ]
+    assert found["leveret_loop_major_faults_total", ()] >= 0
 
 
 async def test_the_process_is_shown(broker: FakeBroker) -> None:
