@@ -67,6 +67,7 @@ class Link:
         self._socket = socket.create_connection(("127.0.0.1", port), SILENCE_MAX_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
+        self._has_unread = False  # complete frames in the rest, perhaps
         self.send(b"AMQP\x00\x00\x09\x01")
         self._answer()
         self.send(frame.marshal(commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest"), 0))
@@ -86,12 +87,8 @@ class Link:
 
     def receive(self, timeout_s: float = SILENCE_MAX_S) -> Iterator[tuple[bytes, int, int]]:
         """Wait for bytes, then yield (buffer, frame type, start of the payload) of each complete frame."""
-        self._socket.settimeout(timeout_s)
-        received = self._socket.recv(RECEIVE_BYTES)
-        if not received:
-            raise ConnectionError("the broker closed the connection")
-        buffer = self._rest + received
-        self._rest = b""
+        buffer = self._rest if self._has_unread else self._rest + self._receive_some(timeout_s)
+        self._rest, self._has_unread = b"", False
         at, length = 0, len(buffer)
         while at + 8 <= length:
             kind, _, size = FRAME_HEADER.unpack_from(buffer, at)
@@ -112,8 +109,16 @@ class Link:
         for buffer, _, start in self.receive():
             size, _, method = frame.unmarshal(buffer[start - 7 :])
             self._rest = buffer[start - 7 + size :]
+            self._has_unread = bool(self._rest)
             return method
         return self._answer()
+
+    def _receive_some(self, timeout_s: float) -> bytes:
+        self._socket.settimeout(timeout_s)
+        received = self._socket.recv(RECEIVE_BYTES)
+        if not received:
+            raise ConnectionError("the broker closed the connection")
+        return received
 
 
 def run(

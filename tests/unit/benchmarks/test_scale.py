@@ -1,0 +1,130 @@
+"""The benchmarks of size would notice: a claim that fails, a message that is another, a late loop."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from benchmarks.scale.bodies import Bodies
+from benchmarks.scale.claims import Report
+from benchmarks.scale.consuming import Keep
+from benchmarks.scale.lag import LagBook
+from benchmarks.scale.progress import CONFIRMED, SETTLED, Progress
+from benchmarks.scale.publishing import Load
+
+
+def test_a_claim_holds_up_to_its_limit() -> None:
+    report = Report("some")
+    report.at_most("memory", 10, 10, "MB")
+    report.at_least("rate", 70, 70, "%")
+    report.holds("all there", "")
+    report.note("rate", "fast")
+    assert report.failed(ignoring_times=False) == []
+
+
+def test_a_claim_fails_beyond_its_limit() -> None:
+    report = Report("some")
+    report.at_most("memory", 10.1, 10, "MB")
+    report.at_least("rate", 69, 70, "%")
+    report.holds("all there", "3 are missing")
+    assert report.failed(ignoring_times=False) == report.claims
+    assert report.table().count("FAIL") == 3
+
+
+def test_claims_about_time_can_be_ignored() -> None:
+    report = Report("some")
+    report.at_most("start", 3, 2, "s", about_time=True)
+    assert len(report.failed(ignoring_times=False)) == 1
+    assert report.failed(ignoring_times=True) == []
+
+
+def test_a_body_is_that_of_one_message_only() -> None:
+    bodies = Bodies(64)
+    body = bodies.body(3, 5)
+    assert len(body) == 64
+    assert bodies.problem(3, 5, b"xx" + body, 2, 64) == ""
+    assert len({bodies.body(queue, number) for queue in range(3) for number in range(1000)}) == 3000
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (Bodies(64).body(3, 6), "queue 3: message 5 expected, message 6 of queue 3 came"),
+        (Bodies(64).body(2, 5), "queue 3: message 5 expected, message 5 of queue 2 came"),
+        (Bodies(64).body(3, 5)[:-1] + b"\0", "queue 3: message 5 is not what was published"),
+        (Bodies(63).body(3, 5), "queue 3: message 5 expected, 63 bytes came"),
+    ],
+)
+def test_another_body_is_a_problem(body: bytes, problem: str) -> None:
+    assert Bodies(64).problem(3, 5, body, 0, len(body)) == problem
+
+
+def test_where_nothing_more_is_expected_everything_is_a_problem() -> None:
+    body = Bodies(64).body(3, 5)
+    assert "nothing more expected" in Bodies(64).problem(3, -1, body, 0, len(body))
+
+
+def test_queues_take_turns_with_what_they_keep(tmp_path: Path) -> None:
+    load = Load(0, ("a", "b"), messages=41, size=64, progress=tmp_path)
+    keep = Keep(every=10, queues=2)
+    assert load.numbers() == {0: range(21), 1: range(20)}
+    kept = keep.of(load.numbers())
+    assert {queue: list(numbers) for queue, numbers in kept.items()} == {0: [0, 10, 20], 1: [5, 15]}
+    assert keep.total(load.numbers()) == 5
+
+
+def test_one_message_can_be_all_that_is_kept(tmp_path: Path) -> None:
+    load = Load(0, ("a", "b"), messages=41, size=64, progress=tmp_path)
+    assert {queue: list(numbers) for queue, numbers in Keep(41, queues=1).of(load.numbers()).items()} == {
+        0: [0]
+    }
+
+
+def test_progress_is_shared_by_its_path(tmp_path: Path) -> None:
+    ours, theirs = Progress(tmp_path / "progress"), Progress(tmp_path / "progress")
+    ours[CONFIRMED] = 7
+    theirs[SETTLED] = 4
+    assert (ours.live, theirs.live) == (3, 3)
+
+
+def scrape(lags: Mapping[str, int], own_lags: Mapping[str, int], worst_s: float) -> dict[str, float]:
+    """What the broker says: counts by upper bound in seconds, as Prometheus counts."""
+    return {
+        **{f'leveret_loop_lag_seconds_bucket{{le="{bound}"}}': count for bound, count in lags.items()},
+        **{
+            f'leveret_loop_own_lag_seconds_bucket{{le="{bound}"}}': count for bound, count in own_lags.items()
+        },
+        'leveret_loop_worst_lag_seconds{part="own"}': worst_s,
+    }
+
+
+def test_a_phase_has_the_lags_since_the_one_before() -> None:
+    book = LagBook()
+    book.close("first", scrape({"0.02": 5, "0.05": 8, "+Inf": 9}, {"0.02": 8, "0.05": 9, "+Inf": 9}, 0.03))
+    book.close(
+        "second", scrape({"0.02": 9, "0.05": 13, "+Inf": 14}, {"0.02": 14, "0.05": 15, "+Inf": 15}, 0.03)
+    )
+    first, second = book.phases
+    assert (first.probes, first.late, first.own_late, first.own_worst_ms) == (9, 4, 1, 30)
+    assert (second.probes, second.late, second.own_late) == (5, 1, 0)
+    assert (second.own_worst_ms, second.is_bound) == (20, True)
+
+
+def test_a_start_does_not_count_but_service_does() -> None:
+    book = LagBook()
+    book.close("starting", scrape({"+Inf": 1}, {"+Inf": 1}, 0.9))
+    book.close("load", scrape({"0.03": 1, "+Inf": 2}, {"0.03": 1, "+Inf": 2}, 0.9))
+    book.restart()
+    report = Report("some")
+    book.report(report, 30, "starting")
+    assert report.failed(ignoring_times=False) == []
+    book.close("load", scrape({"+Inf": 1}, {"+Inf": 1}, 0.031))
+    book.report(report, 30, "starting")
+    assert [claim.value for claim in report.failed(ignoring_times=False)] == [31]
+
+
+def test_a_broker_without_that_metric_proves_nothing() -> None:
+    book = LagBook()
+    book.close("load", {})
+    report = Report("some")
+    book.report(report, 20, "starting")
+    assert report.failed(ignoring_times=True) != []
