@@ -106,7 +106,7 @@ class AmqpSession:
         self._process()
 
     def connection_lost(self) -> None:
-        if self._connection is not None and not self._is_closing:
+        if self._connection is not None and not self._is_closing and not self._host.was_cut:
             log.warning("%s: the client went away without closing the connection", self._host.name)
         self._events = iter(())
         self._held = None

@@ -102,7 +102,7 @@ class NativeSession:
 
     def connection_lost(self) -> None:
         self._is_lost = True
-        if self._protocol.state is State.OPEN:
+        if self._protocol.state is State.OPEN and not self._host.was_cut:
             log.warning("%s: the client went away without closing the connection", self._host.name)
         self._broker.alarms.forget(self._unblock)
         self._channels = {}

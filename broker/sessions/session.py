@@ -51,6 +51,10 @@ class SessionHost(Protocol):
     def is_reading(self) -> bool:
         """False while input is paused, for whatever reason: the peer cannot be blamed for its silence."""
 
+    @property
+    def was_cut(self) -> bool:
+        """Our side ended the socket: the peer cannot be blamed for its going."""
+
     def request_flush(self) -> None:
         """There is output: collect it with `take_output` at the end of the turn."""
 

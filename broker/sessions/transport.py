@@ -33,6 +33,7 @@ class Transport(asyncio.Protocol):
     ):
         self.name = "?"
         self.peer_is_loopback = False
+        self.was_cut = False
         self.session: Session | None = None
         self._settings = settings
         self._handshake_timeout_s = handshake_timeout_s
@@ -184,6 +185,7 @@ class Transport(asyncio.Protocol):
             self.session.close(error)
 
     def abort(self) -> None:
+        self.was_cut = True
         if self._socket is not None:
             self._socket.abort()
 

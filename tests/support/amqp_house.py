@@ -24,6 +24,7 @@ class FakeHost:
     """The transport: notes what the session asks for."""
 
     name = "peer -> broker"
+    was_cut = False
     peer_is_loopback = True
 
     def __init__(self) -> None:

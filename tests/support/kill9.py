@@ -8,8 +8,8 @@ import asyncio
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -20,18 +20,14 @@ from daemon import Daemon, DaemonFailed
 from history import Crashed, Stopped, save
 
 from leveret.storage.check import check_directory
+from leveret.storage.failpoints import NAMES
 
 LOAD_MAX_S = 2.0
 START_MAX_S = 1.0
 PAUSE_S = 0.3
 STOP_MAX_S = 0.3
-FAILPOINTS = (
-    "before_commit",
-    "commit",
-    "after_commit_before_confirm",
-    "during_checkpoint",
-    "during_drop",
-)
+FAILPOINTS = sorted(NAMES - {"allocate", "during_create", "during_compact"})
+"""Those that a running broker passes often; `test_failpoints.py` hits each of all."""
 CLIENTS_MAX_S = 30
 """Clients that have not noticed the end of their broker by then hang."""
 CHECKPOINT_BYTES = (100_000, 1_000_000, 64_000_000)
@@ -76,21 +72,59 @@ class Experiment:
         }
 
     async def run(self, cycles: int) -> Outcome:
-        """Let the broker die so many times, then drain it twice and judge."""
+        """Let the broker die so many times, then judge."""
         try:
             for _ in range(cycles):
                 await self._cycle()
-            for prove in (True, False):
-                await asyncio.to_thread(self._daemon.start)
-                await self.load.drain(self._daemon.port, prove=prove)
-                await self._stop_daemon()
-                self.load.journal.add(Stopped())
+            return await self.judge()
         finally:
             self._daemon.kill()
+
+    async def judge(self) -> Outcome:
+        """Drain the broker twice, with a stop in between, and go through the history."""
+        for prove in (True, False):
+            await asyncio.to_thread(self._daemon.start)
+            await self.load.drain(self._daemon.port, prove=prove)
+            await self._stop_daemon()
+            self.load.journal.add(Stopped())
         self._check_store()
         self.outcome.report = check(self.load.journal.history)
         self.outcome.complaints += self.load.journal.complaints
         return self.outcome
+
+    async def run_into(self, armed: str) -> int:
+        """Let the broker work with failpoints armed until it ends by itself; returns the exit code.
+
+        Raises DaemonFailed when it does not.
+        """
+        with self._armed(armed):
+            await asyncio.to_thread(self._daemon.start)
+        working = asyncio.create_task(self.load.run(self._daemon.port))
+        try:
+            exit_code = await asyncio.to_thread(self._daemon.wait, CLIENTS_MAX_S)
+        finally:
+            self._daemon.kill()
+            await working
+        self.load.journal.add(Crashed())
+        self._check_store()
+        return exit_code
+
+    async def start_into(self, armed: str) -> str:
+        """Start the broker with failpoints armed that it does not survive; returns what that looked like."""
+        with self._armed(armed):
+            try:
+                await asyncio.to_thread(self._daemon.start)
+            except DaemonFailed as failure:
+                return str(failure)
+        raise DaemonFailed(f"started in spite of {armed}")
+
+    @contextmanager
+    def _armed(self, armed: str) -> Iterator[None]:
+        self._daemon.env = {"LEVERET_FAILPOINTS": armed}
+        try:
+            yield
+        finally:
+            self._daemon.env = {}
 
     async def _cycle(self) -> None:
         die = self._random.choices(list(self._deaths), list(self._deaths.values()))[0]
@@ -147,17 +181,15 @@ class Experiment:
 
     async def _die_at_failpoint(self) -> bool:
         """Storage kills the process, or fails, at a place that a random moment would hardly ever hit."""
-        place, action = self._random.choice(FAILPOINTS), self._random.choice(("kill", "error"))
-        self._daemon.env = {"LEVERET_FAILPOINTS": f"{place}={action}@{self._random.randint(1, 60)}"}
-        try:
-            async with self._under_load():
-                if self._process.poll() is not None:
-                    self.outcome.deaths[f"{action} at {place}, exit code {self._process.returncode}"] += 1
-                self._daemon.kill()
-        except DaemonFailed:
-            self.outcome.deaths[f"{action} at {place} while starting"] += 1
-        finally:
-            self._daemon.env = {}
+        place, action = self._random.choice(FAILPOINTS), self._random.choice(("kill", "error", "full"))
+        with self._armed(f"{place}={action}@{self._random.randint(1, 60)}"):
+            try:
+                async with self._under_load():
+                    if self._process.poll() is not None:
+                        self.outcome.deaths[f"{action} at {place}, exit code {self._process.returncode}"] += 1
+                    self._daemon.kill()
+            except DaemonFailed:
+                self.outcome.deaths[f"{action} at {place} while starting"] += 1
         return False
 
     async def _stop(self) -> bool:

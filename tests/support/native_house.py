@@ -17,6 +17,7 @@ class FakeHost:
     """The transport: notes what the session asks of it."""
 
     name = "peer -> broker"
+    was_cut = False
 
     def __init__(self, *, peer_is_loopback: bool = True) -> None:
         self.peer_is_loopback = peer_is_loopback

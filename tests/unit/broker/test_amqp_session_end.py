@@ -176,6 +176,13 @@ class TestTheEnd:
         assert "own" not in vhost.queues
         assert vhost.queues["q"].message_count == 1
 
+    def test_a_connection_that_the_broker_cut_is_not_the_clients_fault(
+        self, peer: Peer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        peer.host.was_cut = True
+        peer.session.connection_lost()
+        assert caplog.messages == []
+
     def test_the_broker_closes(self, peer: Peer) -> None:
         peer.session.close(GOODBYE)
         peer.session.close(GOODBYE)

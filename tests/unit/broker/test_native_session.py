@@ -392,6 +392,13 @@ class TestTheEnd:
         peer.session.connection_lost()
         assert "peer -> broker: the client went away without closing the connection" in caplog.text
 
+    async def test_a_connection_that_the_broker_cut_is_not_the_clients_fault(
+        self, peer: Peer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        peer.host.was_cut = True
+        peer.session.connection_lost()
+        assert caplog.messages == []
+
     async def test_a_dead_peer_is_dropped_but_not_one_that_is_not_read(self, peer: Peer) -> None:
         peer.session.tick(1000.0)
         peer.session.tick(1031.0)
