@@ -1,4 +1,5 @@
-"""The broker: the root of the domain. It owns the vhosts, the journal and the turn; the server owns it.
+"""The broker: the root of the domain. It owns the vhosts, the journal, the reader and the turn; the server
+owns it.
 
 Everything below it is plain synchronous code on one thread; nothing here awaits.
 """
@@ -18,6 +19,8 @@ from .clock import Clock
 from .connection import Connection
 from .counters import Counters
 from .durability.journal import Journal
+from .durability.reader import Reader
+from .queues.windows import Windows
 from .services import Services, TimersLike
 from .turn import Turn
 from .vhosts.vhost import Vhost
@@ -44,6 +47,7 @@ class Broker:
         schedule: Callable[[Callable[[], None]], object],
         kick_committer: Callable[[], None],
         limits: Limits = NO_LIMITS,
+        windows: Windows | None = None,
         connections_max: int = CONNECTIONS_MAX,
         ack_timeout_ms: int = ACK_TIMEOUT_MS,
     ) -> None:
@@ -58,11 +62,14 @@ class Broker:
         self._connections_max = connections_max
         self.last_sequence = 0  # of the newest message
         self.last_queue_id = 0
+        self.windows = Windows() if windows is None else windows
+        self.reader = Reader(journal.blobs, self.windows)
         self.services = Services(
             clock=clock,
             journal=journal,
             turn=self.turn,
             timers=timers,
+            reader=self.reader,
             next_sequence=self._next_sequence,
             next_queue_id=self._next_queue_id,
             random_name=_random_name,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from leveret.protocol.amqp.properties import PropertyFacts
 
 if TYPE_CHECKING:
-    from .durability.journal import StoredBlob
+    from .queues.lane import Lane
     from .queues.queue import Queue
+    from .queues.runs import Run
 
 
 class Message:
@@ -22,7 +23,7 @@ class Message:
     """
 
     __slots__ = (
-        "blob",
+        "__weakref__",
         "body",
         "durable_copies",
         "exchange",
@@ -50,9 +51,8 @@ class Message:
         self.properties = properties  # the AMQP property list (flags and values) exactly as published
         self.facts = facts  # what the broker itself must know of the properties
         self.body = body
-        # In memory only, written by the journal:
-        self.durable_copies: list[QueuedMessage] = []  # those to be stored; emptied when they are packed
-        self.blob: StoredBlob | None = None  # the blob that holds it, once packed into a batch
+        # In memory only, the journal's: those to be stored; emptied when they are packed.
+        self.durable_copies: list[QueuedMessage] = []
 
 
 class CopyState(IntEnum):
@@ -60,7 +60,8 @@ class CopyState(IntEnum):
 
     READY = 0
     UNACKED = 1
-    GONE = 2  # acked, dropped, expired, dead-lettered or purged; may still sit in a lazily cleaned structure
+    GONE = 2  # acked, dropped, expired, dead-lettered, purged, or alive on the disk only; may still sit in a
+    # lazily cleaned structure
 
 
 class QueuedMessage:
@@ -70,10 +71,12 @@ class QueuedMessage:
         "delivery_count",
         "expires_at",
         "is_durable",
+        "lane",
         "message",
         "priority",
         "queue",
         "redelivered",
+        "run",
         "state",
     )
 
@@ -83,6 +86,8 @@ class QueuedMessage:
         self.expires_at = expires_at  # ms since the epoch, kept over requeues; None: never
         self.priority = priority  # already capped to the queue's x-max-priority; 0 in a queue without
         self.state = CopyState.READY
+        self.lane: Lane  # of its queue; written by the lane that it comes into
+        self.run: Run | None = None  # where it is stored, once it is packed; written by the journal
         self.is_durable = False  # written by the journal: the log holds it, or will after the next commit
         self.redelivered = False
         self.delivery_count = 0  # how often a delivery failed (not: was merely handed back with nack)

@@ -11,7 +11,9 @@ from .clock import Clock
 from .message import Message, QueuedMessage
 
 if TYPE_CHECKING:
+    from .queues.lane import Lane
     from .queues.queue import Queue
+    from .queues.runs import Row
 
 
 class JournalLike(Protocol):
@@ -26,6 +28,12 @@ class JournalLike(Protocol):
     def requeue(self, copy: QueuedMessage) -> None:
         """`redelivered` or `delivery_count` of the copy changed. Always safe to call."""
 
+    def purge(self, lane: "Lane", rows: "list[Row]", body_bytes: int) -> None:
+        """These runs of the lane, of which nothing is in memory, are gone for good."""
+
+    def close_lane(self, lane: "Lane", rows: "list[Row]") -> None:
+        """The lane's queue is deleted, and with it these runs and whatever else it has."""
+
     def topology(self, packed: bytes) -> None:
         """A durable exchange, queue or binding came or went; what `packed` says is replayed in order."""
 
@@ -35,6 +43,13 @@ class TurnLike(Protocol):
 
     def mark_queue(self, queue: "Queue") -> None:
         """The queue may have something to deliver: call its `dispatch` once at the end of the turn."""
+
+
+class ReaderLike(Protocol):
+    """Where lanes ask for what is on the disk only."""
+
+    def want(self, lane: "Lane") -> None:
+        """Read what the lane's `wanted_rows` says, soon; then call its queue's `was_read`."""
 
 
 class Timer(Protocol):
@@ -58,6 +73,7 @@ class Services:
     journal: JournalLike
     turn: TurnLike
     timers: TimersLike
+    reader: ReaderLike
     next_sequence: Callable[[], int]
     """A new message sequence number."""
     next_queue_id: Callable[[], int]

@@ -12,7 +12,7 @@ Invariants:
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -375,7 +375,7 @@ class Channel:
             self.wire.cancel_consumer(consumer.tag)
 
     def get(self, queue: str, *, no_ack: bool) -> Got | None:
-        """Take the head of a queue, or None when nothing is ready."""
+        """Take the head of a queue, or None when nothing is ready. Raises HeadNotInMemory."""
         found = self._find_queue(queue)
         copy = found.take()
         if copy is None:
@@ -446,13 +446,6 @@ class Channel:
         """How many deliveries wait for an ack."""
         return len(self._unacked)
 
-    def unacked_copies(self) -> Iterator[QueuedMessage]:
-        """The copies that are with this channel's client, those settled in an open transaction included."""
-        for copy, _ in self._unacked.values():
-            yield copy
-        if self._transaction is not None:
-            yield from self._transaction.kept_copies()
-
     def ack(self, delivery_tag: int, multiple: bool) -> None:
         if self._transaction is None and not multiple:
             delivery = self._unacked.pop(delivery_tag, None)
@@ -486,7 +479,6 @@ class Channel:
         else:
             self._transaction.settlements.append(
                 Kept(
-                    [delivery.copy for delivery in deliveries.values()],
                     partial(self._commit_settlement, deliveries, apply),
                     partial(self._unacked.restore, deliveries),
                 )

@@ -5,17 +5,14 @@ Commit applies everything in one synchronous step, so the journal packs it into 
 of it is there or none, over any number of queues.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
-
-from ..message import QueuedMessage
 
 
 class Kept(NamedTuple):
     """One ack, nack or reject that waits for the commit."""
 
-    copies: list[QueuedMessage]
     commit: Callable[[], None]
     undo: Callable[[], None]
 
@@ -27,11 +24,6 @@ class Transaction:
     publishes: list[Callable[[], bool]] = field(default_factory=list)
     """Each returns whether a queue refused it."""
     settlements: list[Kept] = field(default_factory=list)
-
-    def kept_copies(self) -> Iterator[QueuedMessage]:
-        """The copies whose settlement waits for the commit."""
-        for kept in self.settlements:
-            yield from kept.copies
 
     def commit(self, before_publish: Callable[[int], object]) -> list[int]:
         """Publishes first, then settlements, as RabbitMQ orders them.

@@ -124,6 +124,7 @@ class Server:
         gc.freeze()
         self._committer = committer = Committer(self._engine, broker, tail, self._config.checkpoint_bytes)
         committing = asyncio.create_task(committer.run(), name="committer")
+        reading = asyncio.create_task(broker.reader.run(self._engine, GROUP), name="reader")
         watch = ResourceWatch(self._engine, broker.alarms)
         ticking = asyncio.create_task(self._tick(broker), name="ticker")
         watching = asyncio.create_task(watch.run(), name="watch")
@@ -134,8 +135,9 @@ class Server:
             print(
                 f"ready port={self._port} http_port={http.port} data_dir={self._config.data_dir}", flush=True
             )
-            return await self._serve_until_stopped(committer, committing)
+            return await self._serve_until_stopped(committer, committing, reading)
         finally:
+            reading.cancel()
             ticking.cancel()
             watching.cancel()
 
@@ -186,11 +188,14 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
 
-    async def _serve_until_stopped(self, committer: Committer, committing: "asyncio.Task[None]") -> int:
+    async def _serve_until_stopped(
+        self, committer: Committer, committing: "asyncio.Task[None]", reading: "asyncio.Task[None]"
+    ) -> int:
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        await asyncio.wait((committing, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if committing.done():
-            return self._commit_failed(committing.exception())
+        await asyncio.wait((committing, reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        for task in (committing, reading):
+            if task.done():
+                return self._log_failed(task.exception())
         log.info("stopping")
         self.is_ready = False
         for listener in self._listeners:
@@ -206,12 +211,12 @@ class Server:
         committer.stop()
         await asyncio.wait((committing,))
         if committing.exception() is not None:
-            return self._commit_failed(committing.exception())
+            return self._log_failed(committing.exception())
         self._broker.rest()
         try:
             await committer.finish()
         except EngineError as error:
-            return self._commit_failed(error)
+            return self._log_failed(error)
         log.info("stopped")
         return 0
 
@@ -230,7 +235,7 @@ class Server:
             async with asyncio.timeout(GOODBYE_S):
                 await self._no_transports.wait()
 
-    def _commit_failed(self, error: BaseException | None) -> int:
+    def _log_failed(self, error: BaseException | None) -> int:
         log.critical("the log could not be written, stopping without confirming anything more: %s", error)
         for transport in list(self._transports):
             transport.abort()
@@ -253,6 +258,7 @@ class Server:
             transport.tick(now_s)
         for connection in list(broker.connections):
             connection.take_back_overdue(now_s)
+        broker.windows.weigh_all()
 
 
 @contextlib.contextmanager

@@ -1,142 +1,183 @@
 """A checkpoint: the durable state of the broker, folded, at one position of the log.
 
-Recovery is a checkpoint plus the blobs after it. A checkpoint says which copies of messages are alive, not
-what is in them: the messages stay in the blobs they were published in, and it names the blobs that must still
-be there.
+Recovery is a checkpoint plus the blobs after it. A checkpoint says which copies of messages are alive and
+where they lie, not what is in them: the messages stay in the blobs they were published in.
+
+It is fuzzy. The topology is that of the checkpoint's own position; queues are added one after the other while
+the log goes on, each with the position at which its image is exact. Recovery passes over what an image has
+seen already.
 """
 
+import io
 import sys
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import msgpack
 
 from leveret.storage.engine import Corrupt
 
-from ..message import QueuedMessage
+from ..queues.runs import RunTable, little_endian
 from . import records
 
 if TYPE_CHECKING:
-    from ..broker import Broker
+    from ..queues.lane import Lane
     from ..queues.queue import Queue
+    from .blobs import StoredBlob
 
-CHECKPOINT_FORMAT = 1  # docs/storage-format.md has the recipe for the next one
+CHECKPOINT_FORMAT = 2  # docs/storage-format.md has the recipe for the next one
+
+
+@dataclass(slots=True)
+class LaneImage:
+    """The live copies of one lane."""
+
+    priority: int
+    body_bytes: int
+    table: RunTable
 
 
 @dataclass(slots=True)
 class QueueImage:
-    """The live copies of one durable queue."""
+    """The live copies of one durable queue, after all records up to `position`."""
 
     queue_id: int
+    position: int
     delivering: bool
-    sequences: "array[int]"
-    """Of the live copies' messages, rising."""
-    redelivered: "array[int]"
-    """Those of them that were delivered before."""
-    delivery_counts: dict[int, int]
-    """Sequence -> failed deliveries, where there were any."""
+    redelivered_up_to: int
+    returned: dict[int, int]
+    lanes: list[LaneImage]
 
 
 @dataclass(slots=True)
 class Checkpoint:
-    """See the module's docstring."""
+    """See the module's docstring. It is filled step by step, then packed."""
 
+    position: int
     last_sequence: int
     last_queue_id: int
     chain_hash: bytes
-    """Of the last blob that is folded in: what the next blob names as its previous one."""
+    """Of the last blob up to `position`: what the next blob names as its previous one."""
     topology: list[bytes]
-    """Packed changes, as in the TOPOLOGY records."""
-    queues: list[QueueImage]
-    blobs: list[int]
-    """Positions of the blobs that hold live copies, rising."""
+    """Packed topology records."""
+    queues: list[bytes] = field(default_factory=list)
+    """Packed images."""
+    blobs: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Position and number of published copies of each blob that has any, in turn."""
+    parts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Of a blob with a large message: position of the first PART and how many there are, by its position."""
+
+    def add_blob(self, blob: "StoredBlob") -> None:
+        if blob.copies:
+            self.blobs.append(blob.position)
+            self.blobs.append(blob.copies)
+        if blob.parts:
+            self.parts[blob.position] = (blob.parts.start, len(blob.parts))
+
+    def add_queue(self, queue: "Queue", position: int) -> None:
+        """The queue as the log has it up to this position."""
+        self.queues.append(
+            records.pack_map(
+                [
+                    queue.id,
+                    position,
+                    queue.delivering,
+                    queue.redelivered_up_to,
+                    queue.returned,
+                    [_pack_lane(lane) for lane in queue.lanes],
+                ]
+            )
+        )
 
     def pack(self) -> bytes:
-        return records.pack_map(
+        header = records.pack_map(
             {
                 "format": CHECKPOINT_FORMAT,
+                "position": self.position,
                 "last_sequence": self.last_sequence,
                 "last_queue_id": self.last_queue_id,
                 "chain_hash": self.chain_hash,
                 "topology": self.topology,
-                "queues": [
-                    [
-                        q.queue_id,
-                        q.delivering,
-                        _to_bytes(q.sequences),
-                        _to_bytes(q.redelivered),
-                        q.delivery_counts,
-                    ]
-                    for q in self.queues
-                ],
-                "blobs": _to_bytes(array("Q", self.blobs)),
+                "blobs": little_endian(self.blobs),
+                "parts": self.parts,
+                "queues": len(self.queues),
             }
         )
+        return b"".join([header, *self.queues])
+
+
+@dataclass(slots=True)
+class LoadedCheckpoint:
+    """What was read of a checkpoint."""
+
+    checkpoint: Checkpoint
+    queues: list[QueueImage]
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """Raises Corrupt for anything but a checkpoint this version can read."""
         try:
-            fields = records.unpack_map(data)
+            unpacker = msgpack.Unpacker(
+                io.BytesIO(data), raw=False, strict_map_key=False, timestamp=3, max_buffer_size=0
+            )
+            fields = unpacker.unpack()
             if fields["format"] != CHECKPOINT_FORMAT:
                 raise Corrupt(
                     f"the checkpoint has format {fields['format']}, "
                     f"this version of Leveret reads format {CHECKPOINT_FORMAT}"
                 )
-            return cls(
+            checkpoint = Checkpoint(
+                position=fields["position"],
                 last_sequence=fields["last_sequence"],
                 last_queue_id=fields["last_queue_id"],
                 chain_hash=fields["chain_hash"],
                 topology=fields["topology"],
-                queues=[
-                    QueueImage(queue_id, delivering, _from_bytes(sequences), _from_bytes(redelivered), counts)
-                    for queue_id, delivering, sequences, redelivered, counts in fields["queues"]
-                ],
-                blobs=list(_from_bytes(fields["blobs"])),
+                blobs=_numbers(fields["blobs"]),
+                parts={position: tuple(parts) for position, parts in fields["parts"].items()},
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise Corrupt(f"the checkpoint cannot be read: {error}") from error
+            images = [_unpack_queue(unpacker.unpack()) for _ in range(fields["queues"])]
+            return cls(checkpoint, images)
+        except (ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException) as error:
+            raise Corrupt(f"the checkpoint cannot be read: {error!r}") from error
+
+    def blob_copies(self) -> Iterator[tuple[int, int]]:
+        """(position, published copies)."""
+        numbers = self.checkpoint.blobs
+        return zip(numbers[::2], numbers[1::2], strict=True)
 
 
-def take_image(broker: "Broker") -> tuple[list[bytes], list[QueueImage]]:
-    """The durable topology and the live copies, as they are at this instant."""
-    unacked: dict[Queue, list[QueuedMessage]] = {}
-    for connection in broker.connections:
-        for channel in connection.channels.values():
-            for copy in channel.unacked_copies():
-                unacked.setdefault(copy.queue, []).append(copy)
-    topology: list[bytes] = []
-    images: list[QueueImage] = []
-    for vhost in broker.vhosts.values():
-        topology += vhost.snapshot()
-        for queue in vhost.queues.values():
-            if queue.durable:
-                copies = [*queue.ready_copies(), *unacked.get(queue, ())]
-                images.append(_image(queue, copies))
-    return topology, images
+def _pack_lane(lane: "Lane") -> list[object]:
+    """Runs in memory and cold ones are all the same to the log."""
+    in_memory = RunTable()
+    for run in lane.resident.values():
+        in_memory.add(run.row())
+    gone, expires = in_memory.gone, {}
+    columns = list(in_memory.columns())
+    cold = lane.cold
+    if cold is not None:
+        gone |= cold.gone
+        expires = cold.expires
+        columns = [mine + its for mine, its in zip(columns, cold.columns(), strict=True)]
+    masks = {first: mask.to_bytes((mask.bit_length() + 7) // 8, "little") for first, mask in gone.items()}
+    return [lane.priority, lane.live_bytes, *columns, masks, expires]
 
 
-def _image(queue: "Queue", copies: Iterable[QueuedMessage]) -> QueueImage:
-    durable = [copy for copy in copies if copy.is_durable]
-    durable.sort(key=lambda copy: copy.message.sequence)
+def _unpack_queue(fields: list[Any]) -> QueueImage:
+    queue_id, position, delivering, redelivered_up_to, returned, lanes = fields
     return QueueImage(
-        queue.id,
-        queue.delivering,
-        array("Q", [copy.message.sequence for copy in durable]),
-        array("Q", [copy.message.sequence for copy in durable if copy.redelivered]),
-        {copy.message.sequence: copy.delivery_count for copy in durable if copy.delivery_count},
+        queue_id, position, delivering, redelivered_up_to, returned, [_unpack_lane(lane) for lane in lanes]
     )
 
 
-def _to_bytes(numbers: "array[int]") -> bytes:
-    """Little-endian u64 each."""
-    if sys.byteorder == "big":
-        numbers = array("Q", numbers)
-        numbers.byteswap()
-    return numbers.tobytes()
+def _unpack_lane(fields: list[Any]) -> LaneImage:
+    priority, body_bytes, *columns, masks, expires = fields
+    gone = {first: int.from_bytes(mask, "little") for first, mask in masks.items()}
+    return LaneImage(priority, body_bytes, RunTable.from_columns(columns, gone, expires))
 
 
-def _from_bytes(data: bytes) -> "array[int]":
+def _numbers(data: bytes) -> "array[int]":
     numbers = array("Q")
     numbers.frombytes(data)
     if sys.byteorder == "big":

@@ -2,62 +2,51 @@
 confirmed.
 
 There is no timer: while one batch is on its way to the disk, the next one gathers. Every confirm goes this
-way, also one that has nothing to store, so confirms never overtake each other. From time to time a batch is
-followed by a checkpoint, after which blobs without live copies are dropped.
+way, also one that has nothing to store, so confirms never overtake each other. Checkpoints and cleaning go on
+beside it.
 
 Any error of the engine is fatal: nothing of that batch is confirmed, `run` raises, the server ends the
 process, and the next start recovers. After a failed fsync nobody knows what the disk holds, so a retry would
-be a lie.
+be a lie. A full disk is one, too, but only when even the reserve is used up; publishers are blocked long
+before (`alarms.py`).
 """
 
 import asyncio
-import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from leveret.storage.blob import chain_hash, encode_blob
-from leveret.storage.engine import Append, EngineError, LogEngine, Position
+from leveret.storage.engine import Append, EngineError, Full, LogEngine
 
 from ..broker import Broker
-from .checkpoint import Checkpoint, take_image
-from .journal import Batch, StoredBlob
+from ..queues.queue import Queue
+from .batch import Batch
+from .checkpointer import Checkpointer
+from .cleaner import Cleaner
+from .log import LogTail
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class LogTail:
-    """Where the log ends: what the next blob continues. `recovery.recover` makes it, the committer moves it
-    on.
-    """
-
-    group: int
-    epoch: int
-    idx: int
-    """Of the next blob of this epoch."""
-    chain_hash: bytes
-    """Of the last blob."""
-    blobs: dict[Position, StoredBlob]
-    """All blobs of the log, rising."""
+PARTS_AT_ONCE = 16  # blobs of a large message in one append: 4 MiB
 
 
 class Committer:
-    """One per broker. Owns the log's tail; `run` is its one task."""
+    """One per broker. Owns the log's tail; `run` is its task."""
 
-    def __init__(self, engine: LogEngine, broker: Broker, tail: LogTail, checkpoint_every_bytes: int) -> None:
+    def __init__(
+        self,
+        engine: LogEngine,
+        broker: Broker,
+        tail: LogTail,
+        checkpoint_every_bytes: int,
+    ) -> None:
         self._engine = engine
         self._broker = broker
         self._journal = broker.journal
         self._tail = tail
-        self._checkpoint_every_bytes = checkpoint_every_bytes
-        self._bytes_since_checkpoint = 0
+        self._checkpointer = Checkpointer(engine, broker, tail, checkpoint_every_bytes)
+        self._cleaner = Cleaner(engine, tail.group, broker.journal, self.commit)
+        self._upkeep: asyncio.Task[None] | None = None  # writes a checkpoint, drops, cleans
+        self._committing = asyncio.Lock()
         self._wakeup = asyncio.Event()
         self._closing = False
-
-    @property
-    def blobs(self) -> Collection[StoredBlob]:
-        """What the log holds."""
-        return self._tail.blobs.values()
 
     def kick(self) -> None:
         """The end of a turn: there may be something to commit."""
@@ -65,12 +54,36 @@ class Committer:
             self._wakeup.set()
 
     async def run(self) -> None:
-        """Commit until closed. Raises EngineError when a commit failed."""
+        """Commit until closed. Raises EngineError when a commit or a checkpoint failed."""
         while not self._closing:
             await self._wakeup.wait()
             self._wakeup.clear()
-            while self._journal.has_pending:
+            self._keep_up()
+            while self._journal.has_pending or self._checkpointer.is_walking:
                 await self.commit()
+                self._keep_up()
+        if self._upkeep is not None:
+            await self._upkeep
+
+    def _keep_up(self) -> None:
+        """Begin what is due beside the commits. Raises what it failed with."""
+        if self._upkeep is not None:
+            if not self._upkeep.done():
+                return
+            self._upkeep.result()
+            self._upkeep = None
+        if self._checkpointer.is_complete:
+            self._upkeep = asyncio.create_task(self._write_checkpoint(), name="checkpoint")
+            self._upkeep.add_done_callback(lambda _: self._wakeup.set())
+
+    async def _write_checkpoint(self) -> None:
+        await self._checkpointer.write()
+        await self._cleaner.clean()
+
+    async def keep_up(self) -> None:
+        """Do now what is due beside the commits; for those who call `commit` themselves."""
+        if self._checkpointer.is_complete:
+            await self._write_checkpoint()
 
     def stop(self) -> None:
         """Let `run` end after the commit that is under way."""
@@ -82,78 +95,88 @@ class Committer:
 
         The next start then has nothing to replay.
         """
-        await self.commit(with_checkpoint=True)
+        await self.checkpoint()
 
-    async def commit(self, with_checkpoint: bool = False) -> None:
+    async def checkpoint(self) -> None:
+        """A whole checkpoint, now, and what follows it."""
+        if self._checkpointer.is_walking:
+            await self.commit(whole_checkpoint=True)
+        if self._checkpointer.is_complete:
+            await self._checkpointer.write()
+        await self.commit(whole_checkpoint=True)
+        await self._write_checkpoint()
+
+    async def commit(self, *, whole_checkpoint: bool = False) -> None:
         """One group commit of what is pending now."""
-        batch = self._journal.take()
+        async with self._committing:
+            await self._commit(whole_checkpoint)
+
+    async def _commit(self, whole_checkpoint: bool) -> None:
+        batch = self._journal.take(self._tail.position + 1, self._durable_queues)
         items = self._encode(batch)
-        with_checkpoint = with_checkpoint or self._bytes_since_checkpoint >= self._checkpoint_every_bytes
-        pending = self._prepare_checkpoint(batch) if with_checkpoint else None
+        self._walk(whole_checkpoint)
         if items:
             started_s = self._broker.clock.monotonic_s()
-            positions = await self._append(items)
+            await self._append(items, batch.part_blobs)
             counters = self._broker.counters
             counters.commit_seconds.observe(self._broker.clock.monotonic_s() - started_s)
             counters.commit_messages.observe(batch.messages)
-            for blob, position in zip(batch.blobs, positions, strict=True):
-                blob.position = position
-                self._tail.blobs[position] = blob
+        else:
+            await asyncio.sleep(0)
         batch.committed()
-        if pending is not None:
-            await self._write_checkpoint(*pending)
+        for lane in batch.lanes:
+            self._broker.windows.fit(lane)
 
-    def _prepare_checkpoint(self, batch: Batch) -> tuple[Checkpoint, list[StoredBlob]]:
-        """Right after `take` the memory is what the log will be after this batch: the instant to take its
-        image.
-        """
-        topology, queues = take_image(self._broker)
-        blobs = [blob for blob in (*self._tail.blobs.values(), *batch.blobs) if blob.live_copies]
-        checkpoint = Checkpoint(
-            last_sequence=self._broker.last_sequence,
-            last_queue_id=self._broker.last_queue_id,
-            chain_hash=self._tail.chain_hash,
-            topology=topology,
-            queues=queues,
-            blobs=[],
-        )
-        return checkpoint, blobs
+    def _walk(self, whole_checkpoint: bool) -> None:
+        checkpointer = self._checkpointer
+        if not (checkpointer.is_walking or checkpointer.is_complete) and (
+            checkpointer.is_due or whole_checkpoint
+        ):
+            checkpointer.begin()
+        if checkpointer.is_walking:
+            checkpointer.go_on(to_the_end=whole_checkpoint)
 
-    async def _write_checkpoint(self, checkpoint: Checkpoint, live: list[StoredBlob]) -> None:
-        """Called when the batch of the image is durable; only now have its blobs their positions."""
-        tail = self._tail
-        if not tail.blobs:
-            return  # nothing was ever written
-        self._bytes_since_checkpoint = 0
-        position = max(tail.blobs)
-        kept = {blob.position: blob for blob in live if blob.position is not None}
-        checkpoint.blobs = sorted(kept)
-        await self._engine.checkpoint(tail.group, tail.epoch, position, checkpoint.pack())
-        dead = [at for at in tail.blobs if at not in kept and at != position]
-        await self._engine.drop(tail.group, tail.epoch, dead)
-        for at in dead:
-            del tail.blobs[at]
-        log.debug("checkpoint at %d: %d blobs kept, %d dropped", position, len(tail.blobs), len(dead))
+    def _durable_queues(self) -> dict[int, Queue]:
+        return {
+            queue.id: queue
+            for vhost in self._broker.vhosts.values()
+            for queue in vhost.queues.values()
+            if queue.durable
+        }
 
     def _encode(self, batch: Batch) -> list[Append]:
         tail = self._tail
+        counters = self._broker.counters
         items = []
         for pieces in batch.payloads:
             blob = encode_blob(tail.group, tail.epoch, tail.idx, tail.chain_hash, b"".join(pieces))
             items.append(Append(tail.group, tail.epoch, tail.idx, blob))
             tail.chain_hash = chain_hash(blob)
             tail.idx += 1
-            self._bytes_since_checkpoint += len(blob)
-            self._broker.counters.committed_bytes += len(blob)
         if items:
-            self._broker.counters.commits += 1
-            self._broker.counters.committed_messages += batch.messages
+            sizes = [len(item.blob) for item in items]
+            total = sum(sizes)
+            self._checkpointer.wrote(total)
+            self._broker.alarms.wrote(total)
+            counters.commits += 1
+            counters.committed_bytes += total
+            counters.committed_messages += batch.messages
+            first = tail.position + 1 - len(items)
+            for stored, size in zip(batch.blobs, sizes[batch.part_blobs :], strict=True):
+                stored.size = size + sum(sizes[position - first] for position in stored.parts)
+                self._journal.blobs.enter(stored)
         return items
 
-    async def _append(self, items: list[Append]) -> list[Position]:
-        positions = []
-        for answer in await self._engine.append(items):
+    async def _append(self, items: list[Append], part_blobs: int) -> None:
+        """The pieces of large messages may go ahead: nobody knows of them before the rest is there."""
+        for at in range(0, part_blobs, PARTS_AT_ONCE):
+            await self._append_whole(items[at : min(at + PARTS_AT_ONCE, part_blobs)])
+        await self._append_whole(items[part_blobs:])
+
+    async def _append_whole(self, items: Sequence[Append]) -> None:
+        answers = await self._engine.append(items)
+        if any(isinstance(answer, Full) for answer in answers):
+            answers = await self._engine.append(items, urgent=True)
+        for answer in answers:
             if isinstance(answer, EngineError):
                 raise answer
-            positions.append(answer)
-        return positions

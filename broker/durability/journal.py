@@ -4,72 +4,53 @@ The domain calls it synchronously and never waits. The committer takes everythin
 makes it durable with one append, and calls `Batch.committed`: only then are publishers confirmed and waiting
 replies sent.
 
+It also keeps the runs (`queues/runs.py`): a copy comes into one when it is packed, and leaves it when its
+settle is.
+
 Invariants:
 - A message published and fully settled before its batch is packed never reaches the disk; its confirm still
   goes through the batch, so that confirms of a channel keep their order.
-- Within a batch: topology and publishes in the order they happened, then requeues, then settles. A settle is
-  final for a copy, so it may come last; a dead-lettered copy is therefore published again before it is
-  settled.
+- Within a batch: topology and publishes in the order they happened, then requeues, then settles and purges,
+  then what was moved. A settle is final for a copy, so it may come last; a dead-lettered copy is therefore
+  published again before it is settled.
 - Whatever one synchronous step of the domain changed is in one batch, and a batch becomes durable whole.
+- Right after `take`, runs and topology in memory are what the log says up to the end of that batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from leveret.storage.engine import Position
-
-from ..message import CopyState, Message, QueuedMessage
+from ..message import Message, QueuedMessage
+from ..queues.lane import Lane
+from ..queues.runs import Row, Run
 from . import records
+from .batch import Batch, Packer
+from .blobs import Blobs, StoredBlob
 
 if TYPE_CHECKING:
     from ..channels.channel import Channel
     from ..queues.queue import Queue
 
 MESSAGE_OVERHEAD_BYTES = 512  # what a message takes besides its body and properties, roughly
-
-
-class StoredBlob:
-    """One blob of the log that may hold live copies; made when a batch is packed, shared by its messages."""
-
-    __slots__ = ("live_copies", "position")
-
-    def __init__(self, position: Position | None = None) -> None:
-        self.position = position  # None until its batch is committed
-        self.live_copies = 0  # copies published in this blob that no settle has ended yet
-
-
-class Batch:
-    """Everything that one group commit makes durable."""
-
-    __slots__ = ("_confirms", "_waiting", "blobs", "messages", "payloads")
-
-    def __init__(self, confirms: "dict[Channel, int]", waiting: list[Callable[[], None]]) -> None:
-        self._confirms = confirms
-        self._waiting = waiting
-        self.payloads: list[list[bytes]] = []  # the pieces of each blob's payload
-        self.blobs: list[StoredBlob] = []  # one per payload
-        self.messages = 0  # how many messages it stores
-
-    def committed(self) -> None:
-        """The batch is on the disk: confirm to publishers and release what waited. Confirms go first."""
-        for channel, publish_tag in self._confirms.items():
-            channel.confirm_up_to(publish_tag)
-        for callback in self._waiting:
-            callback()
+STRETCHES_MAX = 8192  # in one PURGE record
 
 
 class Journal:
     """See the module's docstring. One per broker; the committer is its only reader."""
 
     def __init__(self, blob_max_bytes: int) -> None:
-        self._blob_max_bytes = blob_max_bytes
+        self.blobs = Blobs()
         self.changes = 0
         """Counts topology changes, delivery marks and transactions: replies to these wait for the commit."""
         self.pending_bytes = 0
         """About how much memory waits for a commit, for back-pressure."""
+        self._blob_max_bytes = blob_max_bytes
         self._entries: list[Message | bytes] = []
+        self._large: list[Message] = []  # of the entries: those whose bodies do not fit into a blob
         self._requeued: list[QueuedMessage] = []
-        self._settled: dict[int, list[int]] = {}
+        self._settled: dict[Run, list[int]] = {}
+        self._purges: list[bytes] = []
+        self._moves: list[tuple[StoredBlob, bytes]] = []
         self._confirms: dict[Channel, int] = {}
         self._waiting: list[Callable[[], None]] = []
 
@@ -81,21 +62,24 @@ class Journal:
         for copy in copies:
             copy.is_durable = True
         self._entries.append(message)
-        self.pending_bytes += len(message.body) + len(message.properties) + MESSAGE_OVERHEAD_BYTES
+        size = len(message.body)
+        if size > self._blob_max_bytes // 2:
+            self._large.append(message)
+        self.pending_bytes += size + len(message.properties) + MESSAGE_OVERHEAD_BYTES
 
     def settle(self, copy: QueuedMessage) -> None:
         """The copy is gone for good. Does nothing for a copy that was never to be stored."""
         if not copy.is_durable:
             return
         message = copy.message
-        blob = message.blob
-        if blob is None:
+        run = copy.run
+        if run is None:
             message.durable_copies.remove(copy)
             return
-        blob.live_copies -= 1
-        settled = self._settled.get(copy.queue.id)
+        run.lane.settled_bytes += len(message.body)
+        settled = self._settled.get(run)
         if settled is None:
-            self._settled[copy.queue.id] = [message.sequence]
+            self._settled[run] = [message.sequence]
         else:
             settled.append(message.sequence)
 
@@ -104,8 +88,29 @@ class Journal:
         if copy.is_durable:
             self._requeued.append(copy)
 
+    def purge(self, lane: Lane, rows: list[Row], body_bytes: int) -> None:
+        """These runs of the lane, of which nothing is in memory, are gone for good."""
+        lane.live_bytes -= body_bytes
+        for at in range(0, len(rows), STRETCHES_MAX):
+            stretches = [(row.first, row.last, row.live) for row in rows[at : at + STRETCHES_MAX]]
+            self._purges.append(records.pack_purge(lane.queue.id, lane.priority, body_bytes, stretches))
+            body_bytes = 0
+        self._release(rows)
+
+    def close_lane(self, lane: Lane, rows: list[Row]) -> None:
+        """The lane's queue is deleted (its own record says so), and with it all that it has."""
+        lane.is_closed = True
+        self._release(rows)
+        for run in lane.resident.values():
+            run.blob.release(run.live)
+        lane.resident.clear()
+
+    def _release(self, rows: list[Row]) -> None:
+        for row in rows:
+            self.blobs[row.position].release(row.live)
+
     def topology(self, packed: bytes) -> None:
-        """A durable exchange, queue or binding came or went: a change that `records.pack_map` has packed."""
+        """A durable exchange, queue or binding came or went: `records.pack_map` of what happened."""
         self._entries.append(records.pack_topology(packed))
         self.changes += 1
 
@@ -132,18 +137,36 @@ class Journal:
         """The channel is closed: its pending confirms are never sent."""
         self._confirms.pop(channel, None)
 
+    # What the cleaner calls
+
+    def move(self, blob: StoredBlob, payload: bytes) -> None:
+        """Write what is still alive of this blob anew with the next batch."""
+        self._moves.append((blob, payload))
+
     # What the committer calls
 
     @property
     def has_pending(self) -> bool:
-        return bool(self._entries or self._settled or self._requeued or self._confirms or self._waiting)
+        return bool(
+            self._entries
+            or self._settled
+            or self._requeued
+            or self._confirms
+            or self._waiting
+            or self._purges
+            or self._moves
+        )
 
-    def take(self) -> Batch:
-        """Pack everything pending. Afterwards the in-memory state is exactly the log's state after this
-        batch.
+    def take(self, next_position: int, queues: "Callable[[], Mapping[int, Queue]]") -> Batch:
+        """Pack everything pending, into blobs from this position on.
+
+        `queues` gives the durable queues by id; it is called only when something is to be moved.
         """
         batch = Batch(self._confirms, self._waiting)
-        packer = _Packer(batch, self._blob_max_bytes)
+        packer = Packer(batch, self.blobs, self._blob_max_bytes, next_position)
+        for message in self._large:
+            if message.durable_copies:
+                packer.add_parts(message)
         for entry in self._entries:
             if isinstance(entry, Message):
                 if entry.durable_copies:
@@ -151,69 +174,40 @@ class Journal:
             else:
                 packer.add(entry)
         self._pack_requeued(packer)
-        for queue_id, sequences in self._settled.items():
-            packer.add(records.pack_settle(queue_id, sequences))
-        self._entries = []
-        self._requeued = []
-        self._settled = {}
-        self._confirms = {}
-        self._waiting = []
+        self._pack_settled(packer)
+        for record in self._purges:
+            packer.add(record)
+        if self._moves:
+            by_id = queues()
+            for blob, payload in self._moves:
+                packer.add_survivors(blob, payload, by_id)
+        self._entries, self._large, self._requeued, self._settled = [], [], [], {}
+        self._purges, self._moves = [], []
+        self._confirms, self._waiting = {}, []
         self.pending_bytes = 0
         return batch
 
-    def _pack_requeued(self, packer: "_Packer") -> None:
-        by_queue: dict[int, dict[int, int]] = {}
+    def _pack_requeued(self, packer: Packer) -> None:
+        by_queue: dict[Queue, dict[int, int]] = {}
         for copy in self._requeued:
-            if copy.state is not CopyState.GONE:
-                by_queue.setdefault(copy.queue.id, {})[copy.message.sequence] = copy.delivery_count
-        for queue_id, copies in by_queue.items():
-            packer.add(records.pack_requeue(queue_id, list(copies.items())))
+            if copy.run is not None and not copy.queue.is_deleted:
+                by_queue.setdefault(copy.queue, {})[copy.message.sequence] = copy.delivery_count
+        for queue, copies in by_queue.items():
+            queue.returned |= copies
+            packer.add(records.pack_requeue(queue.id, list(copies.items())))
 
-
-class _Packer:
-    """Fills a batch's payloads, starting a new blob at a record border when one is full."""
-
-    __slots__ = ("_batch", "_blob", "_blob_max_bytes", "_pieces", "_room")
-
-    def __init__(self, batch: Batch, blob_max_bytes: int) -> None:
-        self._batch = batch
-        self._blob_max_bytes = blob_max_bytes
-        self._room = 0
-        self._pieces: list[bytes] = []
-        self._blob = StoredBlob()
-
-    def _start_blob(self) -> None:
-        self._pieces = []
-        self._blob = StoredBlob()
-        self._batch.payloads.append(self._pieces)
-        self._batch.blobs.append(self._blob)
-        self._room = self._blob_max_bytes
-
-    def add(self, record: bytes) -> None:
-        if self._room < len(record):
-            self._start_blob()
-        self._pieces.append(record)
-        self._room -= len(record)
-
-    def add_message(self, message: Message) -> None:
-        copies = message.durable_copies
-        head, body = records.pack_publish(
-            message.sequence,
-            message.published_at,
-            [copy.queue.id for copy in copies],
-            message.exchange,
-            message.routing_key,
-            message.properties,
-            message.body,
-        )
-        size = len(head) + len(body)
-        if self._room < size:
-            self._start_blob()
-        pieces = self._pieces
-        pieces.append(head)
-        pieces.append(body)
-        self._room -= size
-        self._blob.live_copies += len(copies)
-        message.blob = self._blob
-        message.durable_copies = []
-        self._batch.messages += 1
+    def _pack_settled(self, packer: Packer) -> None:
+        by_lane: dict[Lane, list[int]] = {}
+        for run, sequences in self._settled.items():
+            lane = run.lane
+            if lane.is_closed:
+                continue
+            lane.settle_run(run, sequences)
+            if lane in by_lane:
+                by_lane[lane] += sequences
+            else:
+                by_lane[lane] = sequences
+        for lane, sequences in by_lane.items():
+            body_bytes, lane.settled_bytes = lane.settled_bytes, 0
+            lane.live_bytes -= body_bytes
+            packer.add(records.pack_settle(lane.queue.id, lane.priority, body_bytes, sequences))

@@ -6,10 +6,18 @@ recipe.
 
     PUBLISH      u64 sequence, u64 published_at ms, u32 n, n x u32 queue id,
                  u8 + exchange, u8 + routing key, u32 + property list, body (the rest)
-    SETTLE       u32 queue id, then u64 sequence each: these copies are gone for good
+    MOVED        the same: a message whose live copies in these queues lie in this blob from here on
+    LARGE        the same, but for the body: u64 position of the first PART, u32 how many, u64 body size;
+                 alone in its blob
+    PART         a piece of the body of a LARGE further on; alone in its blob
+    SETTLE       u32 queue id, u8 priority, u64 body bytes, then u64 sequence each: gone for good
+    PURGE        u32 queue id, u8 priority, u64 body bytes, then (u64 first, u64 last, u32 live) each: of these
+                 stretches of one run each, so many copies, which were all that was left, are gone for good
     REQUEUE      u32 queue id, then (u64 sequence, u32 delivery count) each: delivered, and came back
     DELIVERING   u32 queue id, u8: whether copies of this queue may be with consumers
     TOPOLOGY     one msgpack map: a durable exchange, queue or binding came or went
+
+Number 2 was a SETTLE without priority and body bytes; it is not used again.
 """
 
 import struct
@@ -24,14 +32,21 @@ class RecordType(IntEnum):
     """The u8 in front of a record."""
 
     PUBLISH = 1
-    SETTLE = 2
     REQUEUE = 3
     DELIVERING = 4
     TOPOLOGY = 5
+    SETTLE = 6
+    PURGE = 7
+    MOVED = 8
+    LARGE = 9
+    PART = 10
+
+
+HOLDS_MESSAGE = frozenset({RecordType.PUBLISH, RecordType.MOVED, RecordType.LARGE})
 
 
 class PublishRecord(NamedTuple):
-    """A decoded PUBLISH."""
+    """A decoded PUBLISH, MOVED or LARGE."""
 
     sequence: int
     published_at: int
@@ -50,6 +65,10 @@ _HEAD = struct.Struct(">QQI")
 _LENGTH = struct.Struct(">I")
 _DELIVERING = struct.Struct(">BIIB")
 _REQUEUED = struct.Struct(">QI")
+_SETTLE = struct.Struct(">IBQ")
+_STRETCH = struct.Struct(">QQI")
+_LARGE_BODY = struct.Struct(">QIQ")
+_PEEK = struct.Struct(">QQII")
 
 
 def pack_publish(
@@ -60,6 +79,7 @@ def pack_publish(
     routing_key: str,
     properties: bytes,
     body: bytes,
+    record_type: int = RecordType.PUBLISH,
 ) -> tuple[bytes, bytes]:
     """A framed PUBLISH in two pieces, so that the body is not copied before the batch is joined."""
     exchange_bytes = exchange.encode()
@@ -74,7 +94,7 @@ def pack_publish(
     )
     if len(queue_ids) == 1:
         head = _ONE_QUEUE.pack(
-            RecordType.PUBLISH,
+            record_type,
             24 + tail_length,
             sequence,
             published_at,
@@ -84,9 +104,7 @@ def pack_publish(
         )
         return head + names, body
     count = len(queue_ids)
-    head = _FRAME.pack(RecordType.PUBLISH, 20 + 4 * count + tail_length) + _HEAD.pack(
-        sequence, published_at, count
-    )
+    head = _FRAME.pack(record_type, 20 + 4 * count + tail_length) + _HEAD.pack(sequence, published_at, count)
     return b"%b%b%c%b" % (head, struct.pack(f">{count}I", *queue_ids), len(exchange_bytes), names), body
 
 
@@ -109,16 +127,61 @@ def unpack_publish(record: bytes) -> PublishRecord:
     )
 
 
-def pack_settle(queue_id: int, sequences: Sequence[int]) -> bytes:
+def peek_publish(payload: bytes, start: int) -> tuple[int, int, int]:
+    """Of the PUBLISH at this place: sequence, number of queues, and the first of them."""
+    sequence, _, count, queue_id = _PEEK.unpack_from(payload, start)
+    return sequence, count, queue_id
+
+
+def queue_ids_at(payload: bytes, start: int, count: int) -> tuple[int, ...]:
+    """The queues of the PUBLISH at this place, which has so many."""
+    return struct.unpack_from(f">{count}I", payload, start + _HEAD.size)
+
+
+def pack_large_body(first_position: int, parts: int, size: int) -> bytes:
+    """What stands in the place of a body that lies in PARTs."""
+    return _LARGE_BODY.pack(first_position, parts, size)
+
+
+def unpack_large_body(body: bytes) -> tuple[int, int, int]:
+    """Position of the first PART, how many there are, and the size of the body."""
+    first_position, parts, size = _LARGE_BODY.unpack(body)
+    return first_position, parts, size
+
+
+def pack_part(piece: memoryview) -> bytes:
+    return b"".join((_FRAME.pack(RecordType.PART, len(piece)), piece))
+
+
+def pack_settle(queue_id: int, priority: int, body_bytes: int, sequences: Sequence[int]) -> bytes:
     count = len(sequences)
-    return struct.pack(f">BII{count}Q", RecordType.SETTLE, 4 + 8 * count, queue_id, *sequences)
+    return (
+        _FRAME.pack(RecordType.SETTLE, _SETTLE.size + 8 * count)
+        + _SETTLE.pack(queue_id, priority, body_bytes)
+        + struct.pack(f">{count}Q", *sequences)
+    )
 
 
-def unpack_settle(record: bytes) -> tuple[int, tuple[int, ...]]:
-    """Queue id and sequences."""
-    count = (len(record) - 4) // 8
-    queue_id, *sequences = struct.unpack(f">I{count}Q", record)
-    return queue_id, tuple(sequences)
+def unpack_settle(record: bytes) -> tuple[int, int, int, tuple[int, ...]]:
+    """Queue id, priority, size of the bodies, and sequences."""
+    queue_id, priority, body_bytes = _SETTLE.unpack_from(record)
+    count = (len(record) - _SETTLE.size) // 8
+    return queue_id, priority, body_bytes, struct.unpack_from(f">{count}Q", record, _SETTLE.size)
+
+
+def pack_purge(
+    queue_id: int, priority: int, body_bytes: int, stretches: Sequence[tuple[int, int, int]]
+) -> bytes:
+    """`stretches` are (first, last, live)."""
+    body = b"".join([_STRETCH.pack(*stretch) for stretch in stretches])
+    frame = _FRAME.pack(RecordType.PURGE, _SETTLE.size + len(body))
+    return frame + _SETTLE.pack(queue_id, priority, body_bytes) + body
+
+
+def unpack_purge(record: bytes) -> tuple[int, int, int, list[tuple[int, int, int]]]:
+    """Queue id, priority, size of the bodies, and (first, last, live) stretches."""
+    queue_id, priority, body_bytes = _SETTLE.unpack_from(record)
+    return queue_id, priority, body_bytes, list(_STRETCH.iter_unpack(record[_SETTLE.size :]))
 
 
 def pack_requeue(queue_id: int, copies: Sequence[tuple[int, int]]) -> bytes:

@@ -1,9 +1,10 @@
 """Recovery: the durable state of the broker, rebuilt from the last checkpoint and the blobs after it.
 
-Up to the checkpoint's position only publishes are read, and only of copies that the checkpoint says are
-alive; after it every record is applied in order. Nothing is guessed: a blob that is missing, changed or out
-of its chain, a live copy without its message, a record of an unknown kind raise `Corrupt` with what is wrong
-and where.
+No message is brought into memory: queues get the runs of what they hold (`queues/runs.py`). Up to the
+checkpoint's position no blob is read, it only must be there; after it every record is applied in order.
+Nothing is guessed: a blob that is missing, changed or out of its chain, a record of an unknown kind raise
+`Corrupt` with what is wrong and where. What is wrong inside a blob below the checkpoint shows when it is read,
+in the same way.
 """
 
 import logging
@@ -12,29 +13,28 @@ from dataclasses import dataclass, field
 
 from leveret.protocol.amqp.properties import read_facts
 from leveret.protocol.errors import AmqpError
+from leveret.storage import failpoints
 from leveret.storage.blob import CHAIN_START, Blob, chain_hash, decode_blob, iter_records
 from leveret.storage.engine import BEGINNING, Corrupt, Lease, LogEngine, Position
 
 from ..broker import Broker
-from ..message import Message
 from ..queues.queue import Queue
+from ..queues.runs import NEVER, RunTable
 from . import records
-from .checkpoint import Checkpoint
-from .committer import LogTail
-from .journal import StoredBlob
+from .blobs import StoredBlob
+from .checkpoint import LoadedCheckpoint, QueueImage
+from .log import LogTail
 from .records import PublishRecord, RecordType
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Copy:
-    """A live copy while records are applied."""
+class _LaneState:
+    """A lane while records are applied."""
 
-    message: Message
-    blob: StoredBlob
-    redelivered: bool = False
-    delivery_count: int = 0
+    table: RunTable = field(default_factory=RunTable)
+    body_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -42,10 +42,16 @@ class _QueueState:
     """A durable queue while records are applied."""
 
     queue: Queue
-    copies: dict[int, _Copy] = field(default_factory=dict)
-    """By sequence."""
-    expected: set[int] = field(default_factory=set)
-    """Sequences of the live copies that the checkpoint names, while blobs up to it are read."""
+    seen_up_to: int = 0
+    """The position up to which its image in the checkpoint has seen everything."""
+    lanes: dict[int, _LaneState] = field(default_factory=dict)
+    """By priority."""
+
+    def lane(self, priority: int) -> _LaneState:
+        state = self.lanes.get(priority)
+        if state is None:
+            state = self.lanes[priority] = _LaneState()
+        return state
 
 
 class _Fold:
@@ -54,101 +60,130 @@ class _Fold:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.queues: dict[int, _QueueState] = {}
+        self.copies: dict[int, int] = {}  # published ones, by the position of their blob
+        self.parts: dict[int, range] = {}  # of large messages, likewise
+        self._position = 0  # of the blob that is being applied
 
-    def apply_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def apply_checkpoint(self, loaded: LoadedCheckpoint) -> None:
+        checkpoint = loaded.checkpoint
         self.broker.last_sequence = checkpoint.last_sequence
         self.broker.last_queue_id = checkpoint.last_queue_id
         for packed in checkpoint.topology:
             self._topology(records.unpack_map(packed))
-        for image in checkpoint.queues:
-            state = self._state(image.queue_id)
-            state.queue.delivering = image.delivering
-            state.expected = set(image.sequences)
+        for image in loaded.queues:
+            self._apply_image(image)
+        self.copies.update(loaded.blob_copies())
+        for position, (first, count) in checkpoint.parts.items():
+            self.parts[position] = range(first, first + count)
 
-    def read_live(self, blob: Blob, stored: StoredBlob) -> None:
-        """A blob at or below the checkpoint: only its live messages matter."""
-        for record_type, start, end in iter_records(blob.payload):
-            if record_type == RecordType.PUBLISH:
-                publish = _unpack_publish(blob.payload[start:end])
-                self._add(publish, stored, only_expected=True)
+    def _apply_image(self, image: QueueImage) -> None:
+        state = self.queues.get(image.queue_id)
+        if state is None:
+            raise Corrupt(
+                f"the checkpoint names messages of queue number {image.queue_id}, which its topology lacks"
+            )
+        state.seen_up_to = image.position
+        state.queue.delivering = image.delivering
+        state.queue.redelivered_up_to = image.redelivered_up_to
+        state.queue.returned = image.returned
+        for lane in image.lanes:
+            state.lanes[lane.priority] = _LaneState(lane.table, lane.body_bytes)
 
-    def finish_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """All blobs up to the checkpoint were read: every live copy must have been found."""
-        for image in checkpoint.queues:
-            state = self.queues[image.queue_id]
-            missing = [sequence for sequence in image.sequences if sequence not in state.copies]
-            if missing:
-                raise Corrupt(
-                    f"{len(missing)} messages of {state.queue} are gone from the log, "
-                    f"the first is number {missing[0]}"
-                )
-            state.expected = set()
-            for sequence in image.redelivered:
-                state.copies[sequence].redelivered = True
-            for sequence, count in image.delivery_counts.items():
-                state.copies[sequence].delivery_count = count
-
-    def apply(self, blob: Blob, stored: StoredBlob) -> None:
+    def apply(self, blob: Blob, position: int) -> None:
         """A blob after the checkpoint: every record counts."""
+        self._position = position
         for record_type, start, end in iter_records(blob.payload):
             record = blob.payload[start:end]
             try:
-                self._apply_record(record_type, record, stored)
+                self._apply_record(record_type, record)
             except (struct.error, ValueError, KeyError, IndexError, TypeError, AmqpError) as error:
                 raise Corrupt(
                     f"the record at byte {start} of the payload cannot be applied: {error!r}"
                 ) from error
 
-    def _apply_record(self, record_type: int, record: bytes, stored: StoredBlob) -> None:
-        if record_type == RecordType.PUBLISH:
-            self._add(records.unpack_publish(record), stored, only_expected=False)
-        elif record_type == RecordType.SETTLE:
-            queue_id, sequences = records.unpack_settle(record)
-            state = self.queues.get(queue_id)
-            if state is not None:  # else the queue was deleted in the same batch, before its settles
-                for sequence in sequences:
-                    state.copies.pop(sequence, None)
-        elif record_type == RecordType.REQUEUE:
-            self._requeue(*records.unpack_requeue(record))
-        elif record_type == RecordType.DELIVERING:
-            queue_id, delivering = records.unpack_delivering(record)
-            state = self.queues.get(queue_id)
-            if state is not None:
-                state.queue.delivering = delivering
-        elif record_type == RecordType.TOPOLOGY:
-            self._topology(records.unpack_map(record))
-        else:
-            raise ValueError(f"unknown record type {record_type}")
+    def _apply_record(self, record_type: int, record: bytes) -> None:
+        match record_type:
+            case RecordType.PUBLISH:
+                publish = records.unpack_publish(record)
+                self._publish(publish, len(publish.body))
+            case RecordType.LARGE:
+                publish = records.unpack_publish(record)
+                first, count, size = records.unpack_large_body(publish.body)
+                self.parts[self._position] = range(first, first + count)
+                self._publish(publish, size)
+            case RecordType.SETTLE:
+                self._settle(record)
+            case RecordType.PURGE:
+                self._purge(record)
+            case RecordType.MOVED:
+                self._move(records.unpack_publish(record))
+            case RecordType.REQUEUE:
+                queue_id, copies = records.unpack_requeue(record)
+                state = self._state(queue_id)
+                if state is not None:
+                    state.queue.returned |= dict(copies)
+            case RecordType.DELIVERING:
+                queue_id, delivering = records.unpack_delivering(record)
+                state = self._state(queue_id)
+                if state is not None:
+                    state.queue.delivering = delivering
+            case RecordType.TOPOLOGY:
+                self._topology(records.unpack_map(record))
+            case RecordType.PART:
+                pass  # what it belongs to follows, or was never confirmed
+            case _:
+                raise ValueError(f"unknown record type {record_type}")
 
-    def _add(self, publish: PublishRecord, stored: StoredBlob, *, only_expected: bool) -> None:
-        states = [self.queues[queue_id] for queue_id in publish.queue_ids if queue_id in self.queues]
-        if only_expected:
-            states = [state for state in states if publish.sequence in state.expected]
-        self.broker.last_sequence = max(self.broker.last_sequence, publish.sequence)
-        if not states:
-            return
-        message = Message(
-            publish.sequence,
-            publish.published_at,
-            publish.exchange,
-            publish.routing_key,
-            publish.properties,
-            read_facts(publish.properties),
-            publish.body,
-        )
-        message.blob = stored
-        for state in states:
-            state.copies[publish.sequence] = _Copy(message, stored)
-
-    def _requeue(self, queue_id: int, copies: list[tuple[int, int]]) -> None:
+    def _state(self, queue_id: int) -> _QueueState | None:
+        """The queue, if it exists still and its image has not seen this blob."""
         state = self.queues.get(queue_id)
+        return None if state is None or state.seen_up_to >= self._position else state
+
+    def _publish(self, publish: PublishRecord, body_bytes: int) -> None:
+        self.broker.last_sequence = max(self.broker.last_sequence, publish.sequence)
+        facts = read_facts(publish.properties)
+        position = self._position
+        for queue_id in publish.queue_ids:
+            if queue_id in self.queues:
+                self.copies[position] = self.copies.get(position, 0) + 1
+            state = self._state(queue_id)
+            if state is None:
+                continue
+            lane = state.lane(state.queue.priority_of(facts))
+            expires_at = state.queue.expires_at(facts, publish.published_at)
+            lane.table.publish(publish.sequence, position, NEVER if expires_at is None else expires_at)
+            lane.body_bytes += body_bytes
+
+    def _settle(self, record: bytes) -> None:
+        queue_id, priority, body_bytes, sequences = records.unpack_settle(record)
+        state = self._state(queue_id)
         if state is None:
             return
-        for sequence, delivery_count in copies:
-            copy = state.copies.get(sequence)
-            if copy is not None:
-                copy.redelivered = True
-                copy.delivery_count = delivery_count
+        lane = state.lane(priority)
+        lane.body_bytes -= body_bytes
+        returned = state.queue.returned
+        for sequence in sequences:
+            lane.table.settle(sequence)
+            returned.pop(sequence, None)
+
+    def _purge(self, record: bytes) -> None:
+        queue_id, priority, body_bytes, stretches = records.unpack_purge(record)
+        state = self._state(queue_id)
+        if state is not None:
+            lane = state.lane(priority)
+            lane.body_bytes -= body_bytes
+            for first, last, live in stretches:
+                lane.table.purge(first, last, live)
+
+    def _move(self, publish: PublishRecord) -> None:
+        position = self._position
+        facts = read_facts(publish.properties)
+        for queue_id in publish.queue_ids:
+            if queue_id in self.queues:
+                self.copies[position] = self.copies.get(position, 0) + 1
+            state = self._state(queue_id)
+            if state is not None:
+                state.lane(state.queue.priority_of(facts)).table.move(publish.sequence, position)
 
     def _topology(self, change: dict[str, object]) -> None:
         vhost = self.broker.vhosts[str(change["vhost"])]
@@ -162,57 +197,78 @@ class _Fold:
             self.queues[queue.id] = _QueueState(queue)
             self.broker.last_queue_id = max(self.broker.last_queue_id, queue.id)
 
-    def _state(self, queue_id: int) -> _QueueState:
-        state = self.queues.get(queue_id)
-        if state is None:
-            raise Corrupt(
-                f"the checkpoint names messages of queue number {queue_id}, which its topology lacks"
-            )
-        return state
+    def enter_blobs(self, sizes: dict[int, int]) -> None:
+        """Tell the journal what the log holds, and how much of it is alive. Raises Corrupt."""
+        live: dict[int, int] = {}
+        for state in self.queues.values():
+            for lane in state.lanes.values():
+                for position, count in lane.table.live_by_position():
+                    if position not in sizes:
+                        raise Corrupt(
+                            f"the blob at position {position}, which holds {count} messages of "
+                            f"{state.queue}, is missing"
+                        )
+                    live[position] = live.get(position, 0) + count
+        blobs = self.broker.journal.blobs
+        pieces = {piece for position, parts in self.parts.items() if position in live for piece in parts}
+        for position, size in sizes.items():
+            if position in pieces:
+                continue
+            blob = StoredBlob(blobs, position)
+            blob.live_copies = live.get(position, 0)
+            blob.copies = max(self.copies.get(position, 0), blob.live_copies)
+            blob.size = size
+            if blob.live_copies:
+                blob.parts = self.parts.get(position, blob.parts)
+                if not sizes.keys() >= set(blob.parts):
+                    raise Corrupt(
+                        f"a part of the large message in the blob at position {position} is missing"
+                    )
+                blob.size += sum(sizes[part] for part in blob.parts)
+            blobs.enter(blob)
 
     def fill_queues(self) -> int:
-        """Hand the surviving copies to their queues, in order. Returns how many there are."""
+        """Hand the runs to their queues. Returns how many messages there are."""
         total = 0
         for state in self.queues.values():
             queue = state.queue
-            for sequence in sorted(state.copies):
-                copy = state.copies[sequence]
-                # A copy of a queue that was delivering may have been with a consumer when the process died.
-                redelivered = copy.redelivered or queue.delivering
-                restored = queue.restore(copy.message, redelivered, copy.delivery_count)
-                restored.is_durable = True
-                copy.blob.live_copies += 1
-                total += 1
+            if queue.delivering:
+                # Any copy of it may have been with a consumer when the process died.
+                queue.redelivered_up_to = self.broker.last_sequence
+            for priority, lane in state.lanes.items():
+                if len(lane.table):
+                    queue.lane(priority).begin_cold(lane.table, lane.body_bytes)
+                    total += lane.table.copies
+            queue.recovered()
         return total
 
 
 async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -> LogTail:
     """Rebuild the broker's durable state. Raises Corrupt rather than leaving anything out."""
-    found = await engine.last_checkpoint(group)
     fold = _Fold(broker)
-    checkpoint: Checkpoint | None = None
     position = BEGINNING
     chain = CHAIN_START
-    live: set[int] = set()
+    found = await engine.last_checkpoint(group)
     if found is not None:
         position, data = found
-        checkpoint = Checkpoint.unpack(data)
-        chain = checkpoint.chain_hash
-        live = set(checkpoint.blobs)
-        fold.apply_checkpoint(checkpoint)
-    blobs: dict[Position, StoredBlob] = {}
-    expected = position + 1
-    async for at, data in engine.read(group, BEGINNING):
-        stored = blobs[at] = StoredBlob(at)
+        loaded = LoadedCheckpoint.unpack(data)
+        chain = loaded.checkpoint.chain_hash
+        fold.apply_checkpoint(loaded)
+    chain = await _replay(engine, group, position, lease, fold, chain)
+    fold.enter_blobs(dict(await engine.blobs(group)))
+    messages = fold.fill_queues()
+    blobs = broker.journal.blobs
+    log.info("recovered %d queues and %d messages in %d blobs", len(fold.queues), messages, len(blobs))
+    return LogTail(group, lease.epoch, lease.fence, 1, chain)
+
+
+async def _replay(
+    engine: LogEngine, group: int, after: Position, lease: Lease, fold: _Fold, chain: bytes
+) -> bytes:
+    """Apply the blobs after the checkpoint; returns the chain hash of the last one."""
+    expected = after + 1
+    async for at, data in engine.read(group, after):
         try:
-            if at <= position:
-                if at in live:
-                    live.discard(at)
-                    fold.read_live(decode_blob(data), stored)
-                continue
-            if checkpoint is not None:
-                _finish(fold, checkpoint, live)
-                checkpoint = None
             if at != expected:
                 raise Corrupt(f"the log goes on at position {at} instead of {expected}")
             blob = decode_blob(data)
@@ -220,28 +276,13 @@ async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -
                 raise Corrupt("it does not continue the blob before it: a blob was lost or exchanged")
             chain = chain_hash(data)
             expected = at + 1
-            fold.apply(blob, stored)
+            fold.apply(blob, at)
+            if failpoints.armed:
+                failpoints.hit("during_recovery")
         except Corrupt as error:
             raise Corrupt(f"log of group {group}, position {at}: {error}") from error
-    if checkpoint is not None:
-        _finish(fold, checkpoint, live)
     if expected != lease.fence + 1:
         raise Corrupt(
             f"log of group {group}: it ends at position {expected - 1}, but {lease.fence} was acknowledged"
         )
-    messages = fold.fill_queues()
-    log.info("recovered %d queues and %d messages from %d blobs", len(fold.queues), messages, len(blobs))
-    return LogTail(group, lease.epoch, 1, chain, blobs)
-
-
-def _finish(fold: _Fold, checkpoint: Checkpoint, missing_blobs: set[int]) -> None:
-    if missing_blobs:
-        raise Corrupt(f"the blob at position {min(missing_blobs)}, which holds live messages, is missing")
-    fold.finish_checkpoint(checkpoint)
-
-
-def _unpack_publish(record: bytes) -> PublishRecord:
-    try:
-        return records.unpack_publish(record)
-    except (struct.error, ValueError, IndexError) as error:
-        raise Corrupt(f"a publish record cannot be read: {error!r}") from error
+    return chain

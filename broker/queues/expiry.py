@@ -6,9 +6,13 @@ on time: the queue asks `take_due` before it hands anything out.
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
 
 from ..message import CopyState, QueuedMessage
 from ..services import Services, Timer
+
+if TYPE_CHECKING:
+    from .lane import Lane
 
 CLEAN_UP_AT = 1024  # entries; below that, ended copies are not worth looking for
 
@@ -16,8 +20,9 @@ CLEAN_UP_AT = 1024  # entries; below that, ended copies are not worth looking fo
 class MessageExpiry:
     """The copies of one queue that have an expiry instant, earliest first.
 
-    Holds every copy that is not GONE and whose instant was not yet reached by `take_due`; those that ended
-    for another reason are cleaned out lazily, so that their number stays below that of the others.
+    Holds every copy in memory that is not GONE and whose instant was not yet reached by `take_due`; those that
+    ended for another reason are cleaned out lazily, so that their number stays below that of the others. Of
+    what is on the disk it holds the instant when the first copy of a run expires; the run is read then.
     """
 
     def __init__(self, services: Services, wake: Callable[[], None]) -> None:
@@ -25,12 +30,13 @@ class MessageExpiry:
         self._services = services
         self._wake = wake
         self._heap: list[tuple[int, int, QueuedMessage]] = []  # (expires_at, sequence, copy)
+        self._cold: list[tuple[int, int, int, Lane]] = []  # a heap: (expires_at, first, priority, lane)
         self._clean_up_at = CLEAN_UP_AT
         self._timer: Timer | None = None
         self._timer_at = 0  # when it fires; meaningless without a timer
 
     def __bool__(self) -> bool:
-        return bool(self._heap)
+        return bool(self._heap or self._cold)
 
     def add(self, copy: QueuedMessage) -> None:
         """A copy with an `expires_at`. Once is enough, also for one that is taken and given back."""
@@ -40,6 +46,11 @@ class MessageExpiry:
             self._heap = [entry for entry in self._heap if entry[2].state is not CopyState.GONE]
             heapify(self._heap)
             self._clean_up_at = max(CLEAN_UP_AT, 2 * len(self._heap))
+        self._arm()
+
+    def add_cold(self, expires_at: int, lane: "Lane", first: int) -> None:
+        """A run that begins with this sequence, and is not in memory, has a copy that expires then."""
+        heappush(self._cold, (expires_at, first, lane.priority, lane))
         self._arm()
 
     def take_due(self) -> list[QueuedMessage]:
@@ -54,21 +65,26 @@ class MessageExpiry:
             copy = heappop(heap)[2]
             if copy.state is CopyState.READY:
                 due.append(copy)
+        cold = self._cold
+        while cold and cold[0][0] <= now_ms:
+            _, first, _, lane = heappop(cold)
+            lane.want_run(first)
         self._arm()
         return due
 
     def close(self) -> None:
         """Forget everything."""
         self._heap.clear()
+        self._cold.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _arm(self) -> None:
         """See to it that the timer does not fire later than the first instant; too early does no harm."""
-        if not self._heap:
+        if not self:
             return
-        first_at = self._heap[0][0]
+        first_at = min(heap[0][0] for heap in (self._heap, self._cold) if heap)
         if self._timer is not None:
             if self._timer_at <= first_at:
                 return

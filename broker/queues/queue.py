@@ -16,13 +16,16 @@ Invariants:
 - A copy is READY while it lies in `_ready`, UNACKED while a channel has it, GONE from the moment its end is
   certain.
 - An expired copy is never handed out, however late the timer is.
+- What is ready may be on the disk only (see `lane.py`). Then whatever needs it (a consumer, a length limit,
+  an expiry) has to wait for the reader, which calls `was_read`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.protocol.amqp.field_table import FieldValue
+from leveret.protocol.amqp.properties import PropertyFacts
 from leveret.protocol.errors import SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
@@ -31,6 +34,7 @@ from .consumer import Consumer
 from .consumers import Consumers
 from .dead_letter import DeathReason, dead_letter
 from .expiry import MessageExpiry, QueueExpiry
+from .lane import Lane
 from .queue_arguments import QueueSettings
 from .ready import ready_messages
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
 DELIVERY_LIMIT_DEFAULT = 20  # of quorum queues, as in RabbitMQ 4
 BURIALS_MAX = 8  # per dispatch: one costs up to 0.1 ms, and when a backlog expires others must get their turn
+BURYING_AT = 512  # copies whose end is certain; while there are more, expired ones on the disk stay there
 
 _READY, _UNACKED, _GONE = CopyState  # looked up per message
 
@@ -49,6 +54,14 @@ class _Death(NamedTuple):
     copy: QueuedMessage
     reason: DeathReason
     was_accepted: bool  # False: refused before it was in the queue, the journal never heard of it
+
+
+class HeadNotInMemory(Exception):
+    """What is ready must be read from the disk first; ask again when `Queue.when_read` calls."""
+
+    def __init__(self, queue: "Queue") -> None:
+        super().__init__()
+        self.queue = queue
 
 
 class Queue:
@@ -86,13 +99,18 @@ class Queue:
         self.got_total = 0
         self.settled_total = 0  # acked, or handed out with no_ack
         self.deaths_total = dict.fromkeys(DeathReason, 0)  # whether there is a dead-letter exchange or not
+        # What cold copies are not asked for, and the log keeps:
+        self.redelivered_up_to = 0  # copies up to this sequence may have been with a consumer
+        self.returned: dict[int, int] = {}  # other copies that were: sequence -> delivery count
 
         services = vhost.services
         self._clock = services.clock
         self._journal = services.journal
         self._turn = services.turn
         self._marked = False  # whether `dispatch` will be called at the end of this turn
-        self._ready = ready_messages(settings.max_priority)
+        self._ready = ready_messages(self, settings.max_priority)
+        self._reader = services.reader
+        self._waiting_to_read: list[Callable[[], None]] = []
         self._consumers = Consumers(single_active=settings.single_active_consumer)
         self._message_expiry = MessageExpiry(services, self._mark)
         self._now_or_never: list[QueuedMessage] = []  # TTL 0: they expire unless this turn delivers them
@@ -139,12 +157,14 @@ class Queue:
         """The one that gets everything, in a queue with single active consumer."""
         return self._consumers.active
 
-    def ready_copies(self) -> Iterator[QueuedMessage]:
-        """Everything the queue is responsible for and no channel has, in no useful order."""
-        yield from self._ready
-        for death in self._dying:
-            if death.was_accepted:
-                yield death.copy
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        """Of its ready messages."""
+        return self._ready.lanes
+
+    def lane(self, priority: int) -> Lane:
+        """The lane that copies of this priority come into."""
+        return self._ready.lane(priority)
 
     # Messages come
 
@@ -158,7 +178,7 @@ class Queue:
             return None
         copy = QueuedMessage(message, self, None, 0)
         if self._max_priority is not None:
-            copy.priority = min(message.facts.priority or 0, self._max_priority)
+            copy.priority = self.priority_of(message.facts)
         if self._message_ttl_ms is not None or message.facts.expiration is not None:
             self._set_expiry(copy)
         self._ready.add(copy)
@@ -167,32 +187,44 @@ class Queue:
             self._mark()
         return copy
 
-    def restore(self, message: Message, redelivered: bool, delivery_count: int) -> QueuedMessage:
-        """Recovery: a copy that the log holds, given in any order. Limits apply at the end of the turn."""
-        copy = QueuedMessage(message, self, None, 0)
-        copy.redelivered = redelivered
-        copy.delivery_count = delivery_count
-        if self._max_priority is not None:
-            copy.priority = min(message.facts.priority or 0, self._max_priority)
-        ttl_ms = self._ttl_ms(message)
-        if ttl_ms is not None:
-            copy.expires_at = message.published_at + ttl_ms
+    def priority_of(self, facts: PropertyFacts) -> int:
+        """A message's priority, capped to what the queue has."""
+        return 0 if self._max_priority is None else min(facts.priority or 0, self._max_priority)
+
+    def expires_at(self, facts: PropertyFacts, published_at: int) -> int | None:
+        """When a copy of such a message expires in here, ms since the epoch."""
+        ttl_ms = self._ttl_ms(facts)
+        return None if ttl_ms is None else published_at + ttl_ms
+
+    def revive(self, message: Message) -> QueuedMessage:
+        """The reader: a copy that the queue has, in memory again."""
+        sequence = message.sequence
+        expires_at = self.expires_at(message.facts, message.published_at)
+        copy = QueuedMessage(message, self, expires_at, self.priority_of(message.facts))
+        copy.is_durable = True
+        delivery_count = self.returned.get(sequence)
+        copy.redelivered = delivery_count is not None or sequence <= self.redelivered_up_to
+        copy.delivery_count = delivery_count or 0
+        if copy.expires_at is not None:
             self._message_expiry.add(copy)
-        self._ready.add(copy)
-        self._mark()
         return copy
 
-    def _ttl_ms(self, message: Message) -> int | None:
+    def recovered(self) -> None:
+        """Recovery has filled the lanes. Limits apply at the end of the turn."""
+        self._ready.recount()
+        self._mark()
+
+    def _ttl_ms(self, facts: PropertyFacts) -> int | None:
         """The lower of the queue's and the message's own."""
         ttl_ms = self._message_ttl_ms
-        expiration = message.facts.expiration
+        expiration = facts.expiration
         if expiration is None:
             return ttl_ms
         own_ttl_ms = int(expiration)  # the channel has checked it
         return own_ttl_ms if ttl_ms is None else min(ttl_ms, own_ttl_ms)
 
     def _set_expiry(self, copy: QueuedMessage) -> None:
-        ttl_ms = self._ttl_ms(copy.message)
+        ttl_ms = self._ttl_ms(copy.message.facts)
         assert ttl_ms is not None
         copy.expires_at = copy.message.published_at + ttl_ms
         if ttl_ms:
@@ -243,15 +275,18 @@ class Queue:
         while ready.count:
             consumer = consumers.next()
             if consumer is None:
-                return
+                break
             copy = ready.pop()
-            assert copy is not None, "a ready message for every count"
+            if copy is None:
+                return  # `was_read` goes on
             copy.state = _UNACKED
             self.unacked_count += 1
             self.delivered_total += 1
             if copy.redelivered:
                 self.redelivered_total += 1
             consumer.channel.deliver(consumer, copy)
+        if len(consumers):
+            ready.read_ahead()
 
     def consumer_ready(self, consumer: Consumer) -> None:
         """An ack, a higher limit or a drained socket may let the consumer take again. Always safe to call."""
@@ -260,7 +295,7 @@ class Queue:
             self._mark()
 
     def take(self) -> QueuedMessage | None:
-        """basic.get: the head, UNACKED, or None."""
+        """basic.get: the head, UNACKED, or None. Raises HeadNotInMemory."""
         self.dispatch()
         self.touch()
         copy = self._ready.pop()
@@ -268,7 +303,36 @@ class Queue:
             copy.state = _UNACKED
             self.unacked_count += 1
             self.got_total += 1
+            self._ready.read_ahead()
+        elif self._ready.count:
+            raise HeadNotInMemory(self)
         return copy
+
+    # Messages are read back
+
+    def read(self, lane: Lane) -> None:
+        """The lane: something cold is needed in memory."""
+        self._reader.want(lane)
+
+    def when_read(self, callback: Callable[[], None]) -> None:
+        """Call back once, when there is more in memory, or the queue is deleted."""
+        self._waiting_to_read.append(callback)
+
+    def was_read(self) -> None:
+        """The reader: there is more in memory."""
+        self._mark()
+        waiting, self._waiting_to_read = self._waiting_to_read, []
+        for callback in waiting:
+            callback()
+
+    def note_cold_expiry(self, expires_at: int, lane: Lane, first: int) -> None:
+        """A copy of a cold run expires then."""
+        self._message_expiry.add_cold(expires_at, lane, first)
+
+    @property
+    def is_burying(self) -> bool:
+        """Whether so many copies are dying that others had better wait on the disk."""
+        return len(self._dying) > BURYING_AT
 
     def _mark(self) -> None:
         self._marked = True
@@ -317,9 +381,12 @@ class Queue:
     def purge(self) -> int:
         """Drop what is ready; returns how much it was."""
         self.dispatch()
-        copies = self._ready.drain()
-        self._settle_all(copies)
-        return len(copies)
+        message_count = self._ready.count
+        for emptied in self._ready.drain():
+            self._settle_all(emptied.copies)
+            if emptied.rows:
+                self._journal.purge(emptied.lane, emptied.rows, emptied.body_bytes)
+        return message_count
 
     def _expire_ready(self, copies: Iterable[QueuedMessage]) -> None:
         for copy in copies:
@@ -332,7 +399,8 @@ class Queue:
         ready = self._ready
         while ready.count and self._exceeds(ready.count, ready.body_bytes):
             copy = ready.pop()
-            assert copy is not None, "a ready message for every count"
+            if copy is None:
+                return  # `was_read` goes on
             self._condemn(copy, DeathReason.MAXLEN)
 
     def _condemn(self, copy: QueuedMessage, reason: DeathReason, *, was_accepted: bool = True) -> None:
@@ -347,6 +415,9 @@ class Queue:
             self._end(self._dying.popleft())
         if self._dying and not self._marked:
             self._mark()
+        if len(self._dying) == BURYING_AT:
+            for lane in self._ready.lanes:
+                self._reader.want(lane)  # those that expired and had to wait
 
     def _end(self, death: _Death) -> None:
         """The new message is in the journal before the old copy is settled: a crash cannot lose both."""
@@ -407,8 +478,11 @@ class Queue:
         self._message_expiry.close()
         if self._queue_expiry is not None:
             self._queue_expiry.close()
-        self._settle_all(self._ready.drain())
+        for emptied in self._ready.drain():
+            self._settle_all(emptied.copies)
+            self._journal.close_lane(emptied.lane, emptied.rows)
         self.vhost.remove_queue(self)
+        self.was_read()  # whoever waits finds that the queue is gone
         for consumer in list(self._consumers):
             self._consumers.remove(consumer)
             consumer.channel.consumer_cancelled(consumer)

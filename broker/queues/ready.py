@@ -1,28 +1,16 @@
 """The ready messages of one queue, in the order in which they are delivered.
 
-A queue owns exactly one of these. Order is `message.sequence`, below an `x-max-priority` queue's levels: a
-copy that was given back therefore returns to its original position, whatever was delivered or published
-meanwhile.
-
-Invariants:
-- `count` and `body_bytes` are exact at all times: of the copies in here whose state is READY.
-- A copy that ends while it lies in here (it expired) is reported with `forget` and skipped lazily; the
-  memory of such copies is bounded by that of the live ones, because they are thrown out when they outnumber
-  them.
-- Nothing here costs more than O(log n); adding and taking without give-backs is O(1).
+A queue owns exactly one of these: a `Lane`, or in a queue with `x-max-priority` a lane for each priority.
 """
 
-from collections import deque
-from collections.abc import Iterator
-from heapq import heapify, heappop, heappush, merge
-from operator import itemgetter
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
-from ..message import CopyState, QueuedMessage
+from ..message import QueuedMessage
+from .lane import Emptied, Lane
 
-GONE_TOLERATED = 64  # ended copies that are not worth a clean-up, however few live ones there are
-
-_READY = CopyState.READY
+if TYPE_CHECKING:
+    from .queue import Queue
 
 
 class ReadyMessages(Protocol):
@@ -30,120 +18,90 @@ class ReadyMessages(Protocol):
 
     @property
     def count(self) -> int:
-        """How many messages are ready."""
+        """How many messages are ready, in memory or not."""
 
     @property
     def body_bytes(self) -> int:
         """The size of their bodies together."""
 
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        """Those that exist."""
+
+    def lane(self, priority: int) -> Lane:
+        """The lane of a priority, made where there is none yet."""
+
     def add(self, copy: QueuedMessage) -> None:
         """Put a READY copy at its place: a new one at the end, one that was given back where it was."""
 
     def pop(self) -> QueuedMessage | None:
-        """Take the head out."""
+        """Take the head out; None when there is nothing, or when it must be read first (`count` tells)."""
+
+    def read_ahead(self) -> None:
+        """See to it that the head is in memory before it is asked for."""
 
     def forget(self, copy: QueuedMessage) -> None:
         """A copy in here is no longer READY; it will not come out again."""
 
-    def drain(self) -> list[QueuedMessage]:
-        """Take everything out, in order."""
+    def drain(self) -> list[Emptied]:
+        """Take everything out of every lane."""
+
+    def recount(self) -> None:
+        """Lanes were filled behind our back (recovery does)."""
 
     def __iter__(self) -> Iterator[QueuedMessage]:
-        """What is ready, in order."""
+        """What is ready in memory, in order."""
 
 
-def ready_messages(max_priority: int | None) -> ReadyMessages:
+def ready_messages(queue: "Queue", max_priority: int | None) -> ReadyMessages:
     """An empty collection for a queue with this `x-max-priority` (None: a queue without priorities)."""
-    return FifoMessages() if max_priority is None else PriorityMessages()
+    return FifoMessages(queue, 0) if max_priority is None else PriorityMessages(queue)
 
 
-class FifoMessages:
-    """In sequence order.
+class FifoMessages(Lane):
+    """In sequence order: a single lane."""
 
-    Copies nearly always come in rising order, so they lie in a deque. Those that do not (given back, or
-    late) lie in a heap, and the head is the smaller of the two heads.
-    """
+    __slots__ = ()
 
-    __slots__ = ("_gone", "_in_order", "_last_sequence", "_out_of_order", "body_bytes", "count")
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        return (self,)
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.body_bytes = 0
-        self._in_order: deque[QueuedMessage] = deque()
-        self._last_sequence = 0  # the highest sequence that ever went into `_in_order`
-        self._out_of_order: list[tuple[int, QueuedMessage]] = []  # a heap by sequence
-        self._gone = 0  # copies in either that are no longer READY
+    def lane(self, priority: int) -> Lane:
+        return self
 
-    def add(self, copy: QueuedMessage) -> None:
-        message = copy.message
-        sequence = message.sequence
-        if sequence > self._last_sequence:
-            self._last_sequence = sequence
-            self._in_order.append(copy)
-        else:
-            heappush(self._out_of_order, (sequence, copy))
-        self.count += 1
-        self.body_bytes += len(message.body)
+    def drain(self) -> list[Emptied]:
+        return [self.empty()]
 
-    def pop(self) -> QueuedMessage | None:
-        in_order = self._in_order
-        out_of_order = self._out_of_order
-        while True:
-            if out_of_order and (not in_order or out_of_order[0][0] < in_order[0].message.sequence):
-                copy = heappop(out_of_order)[1]
-            elif in_order:
-                copy = in_order.popleft()
-            else:
-                return None
-            if copy.state is _READY:
-                self.count -= 1
-                self.body_bytes -= len(copy.message.body)
-                return copy
-            self._gone -= 1
-
-    def forget(self, copy: QueuedMessage) -> None:
-        self.count -= 1
-        self.body_bytes -= len(copy.message.body)
-        self._gone += 1
-        if self._gone > self.count + GONE_TOLERATED:
-            self._throw_out_gone()
-
-    def drain(self) -> list[QueuedMessage]:
-        copies = list(self)
-        self._in_order.clear()
-        self._out_of_order.clear()
-        self.count = self.body_bytes = self._gone = 0
-        return copies
-
-    def __iter__(self) -> Iterator[QueuedMessage]:
-        returned = [copy for _, copy in sorted(self._out_of_order, key=itemgetter(0))]
-        everything = merge(returned, self._in_order, key=lambda copy: copy.message.sequence)
-        return (copy for copy in everything if copy.state is _READY)
-
-    def _throw_out_gone(self) -> None:
-        self._in_order = deque(copy for copy in self._in_order if copy.state is _READY)
-        self._out_of_order = [entry for entry in self._out_of_order if entry[1].state is _READY]
-        heapify(self._out_of_order)
-        self._gone = 0
+    def recount(self) -> None:
+        """A lane counts for itself."""
 
 
 class PriorityMessages:
     """Strictly the highest priority first; inside one priority in sequence order."""
 
-    __slots__ = ("_levels", "_occupied", "body_bytes", "count")
+    __slots__ = ("_levels", "_occupied", "_queue", "body_bytes", "count")
 
-    def __init__(self) -> None:
+    def __init__(self, queue: "Queue") -> None:
         self.count = 0
         self.body_bytes = 0
-        self._levels: dict[int, FifoMessages] = {}  # by priority, made when first used
+        self._queue = queue
+        self._levels: dict[int, Lane] = {}  # by priority, made when first used
         self._occupied = 0  # bit p is set while level p has something ready
+
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        return self._levels.values()
+
+    def lane(self, priority: int) -> Lane:
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = Lane(self._queue, priority)
+        return level
 
     def add(self, copy: QueuedMessage) -> None:
         priority = copy.priority
-        level = self._levels.get(priority)
-        if level is None:
-            level = self._levels[priority] = FifoMessages()
-        level.add(copy)
+        self.lane(priority).add(copy)
         self._occupied |= 1 << priority
         self.count += 1
         self.body_bytes += len(copy.message.body)
@@ -153,19 +111,28 @@ class PriorityMessages:
             return None
         priority = self._occupied.bit_length() - 1
         copy = self._levels[priority].pop()
-        assert copy is not None, "an occupied level is not empty"
-        self._took_out(copy)
+        if copy is not None:  # else it must be read, and nothing of a lower priority may go before it
+            self._took_out(copy)
         return copy
+
+    def read_ahead(self) -> None:
+        if self._occupied:
+            self._levels[self._occupied.bit_length() - 1].read_ahead()
 
     def forget(self, copy: QueuedMessage) -> None:
         self._levels[copy.priority].forget(copy)
         self._took_out(copy)
 
-    def drain(self) -> list[QueuedMessage]:
-        copies = list(self)
-        self._levels.clear()
+    def drain(self) -> list[Emptied]:
+        drained = [lane.empty() for _, lane in sorted(self._levels.items(), reverse=True)]
         self.count = self.body_bytes = self._occupied = 0
-        return copies
+        return drained
+
+    def recount(self) -> None:
+        levels = self._levels
+        self.count = sum(lane.count for lane in levels.values())
+        self.body_bytes = sum(lane.body_bytes for lane in levels.values())
+        self._occupied = sum(1 << priority for priority, lane in levels.items() if lane.count)
 
     def __iter__(self) -> Iterator[QueuedMessage]:
         for priority in sorted(self._levels, reverse=True):

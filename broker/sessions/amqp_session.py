@@ -13,6 +13,7 @@ Invariants:
 import logging
 import platform
 from collections.abc import Iterator
+from itertools import chain
 
 from leveret.protocol.amqp import methods
 from leveret.protocol.amqp.connection import ServerConnection
@@ -36,6 +37,7 @@ from leveret.version import __version__
 from ..auth import MECHANISMS, User
 from ..channels.channel import Channel
 from ..connection import Connection
+from ..queues.queue import HeadNotInMemory, Queue
 from .amqp_channel import AmqpChannel
 from .session import SessionHost, SessionSettings, name_given
 
@@ -214,6 +216,8 @@ class AmqpSession:
                 else:
                     self._handle(event)
                     channels = self._domain_channels
+            except HeadNotInMemory as wait:
+                self._hold_for(wait.queue, event)
             except AmqpError as error:
                 self._fail(event, error)
             except Exception:
@@ -297,6 +301,14 @@ class AmqpSession:
         del out[already_out:]
         self._host.pause_input()
         self._journal.when_durable(self._resume)
+
+    def _hold_for(self, queue: Queue, event: Event) -> None:
+        """Read nothing, and handle the event once more when the queue's head is in memory."""
+        self._held = []
+        self._held_channel = event[1]
+        self._events = chain((event,), self._events)
+        self._host.pause_input()
+        queue.when_read(self._resume)
 
     def _resume(self) -> None:
         if self._held is None:  # lost or closed meanwhile

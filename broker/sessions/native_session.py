@@ -19,6 +19,7 @@ from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
 
 from ..connection import Connection
+from ..queues.queue import HeadNotInMemory
 from .native_channel import NativeChannel
 from .session import SessionHost, SessionSettings, name_given
 
@@ -279,6 +280,8 @@ class NativeSession:
         self._must_hold = False
         try:
             values = _OPERATIONS[type_](channel, *fields) or ()
+        except HeadNotInMemory as wait:
+            wait.queue.when_read(partial(self._execute_again, type_, request, number, *fields))
         except AmqpError as error:
             self._answer_error(channel, request, error, type_)
         else:
@@ -286,6 +289,12 @@ class NativeSession:
                 self._hold(partial(self._protocol.answer, request, *values))
             else:
                 self._protocol.answer(request, *values)
+
+    def _execute_again(self, type_: int, request: int, number: int, *fields: Any) -> None:
+        """What an operation had to wait for is there."""
+        if not self._is_lost and self._protocol.state is State.OPEN:
+            self._execute(type_, request, number, *fields)
+            self._host.request_flush()
 
     def _answer_error(self, channel: NativeChannel, request: int, error: AmqpError, operation: int) -> None:
         if request:

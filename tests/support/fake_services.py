@@ -13,7 +13,9 @@ from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.services import Services
 
 if TYPE_CHECKING:
+    from leveret.broker.queues.lane import Lane
     from leveret.broker.queues.queue import Queue
+    from leveret.broker.queues.runs import Row
 
 START_MS = 1_700_000_000_000
 
@@ -58,10 +60,26 @@ class FakeJournal:
         self.requeued.append(copy)
         self.calls.append(("requeue", copy))
 
+    def purge(self, lane: "Lane", rows: "list[Row]", body_bytes: int) -> None:
+        self.calls.append(("purge", lane))
+
+    def close_lane(self, lane: "Lane", rows: "list[Row]") -> None:
+        lane.is_closed = True
+
     def topology(self, packed: bytes) -> None:
         change = unpack_map(packed)
         self.changes.append(change)
         self.calls.append(("topology", change))
+
+
+class FakeReader:
+    """Remembers who wants something; nothing is ever read."""
+
+    def __init__(self) -> None:
+        self.wanted: list[Lane] = []
+
+    def want(self, lane: "Lane") -> None:
+        self.wanted.append(lane)
 
 
 class FakeTurn:
@@ -128,6 +146,7 @@ class FakeServices:
     clock: FakeClock = field(default_factory=FakeClock)
     journal: FakeJournal = field(default_factory=FakeJournal)
     turn: FakeTurn = field(default_factory=FakeTurn)
+    reader: FakeReader = field(default_factory=FakeReader)
 
     def __post_init__(self) -> None:
         self.timers = FakeTimers(self.clock)
@@ -137,6 +156,7 @@ class FakeServices:
             journal=self.journal,
             turn=self.turn,
             timers=self.timers,
+            reader=self.reader,
             next_sequence=lambda: next(sequences),
             next_queue_id=lambda: next(queue_ids),
             random_name=lambda: f"name-{next(names):017}",  # 22 characters, as the real ones

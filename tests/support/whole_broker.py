@@ -18,6 +18,7 @@ from leveret.broker.durability.committer import Committer
 from leveret.broker.durability.journal import Journal
 from leveret.broker.durability.recovery import recover
 from leveret.broker.message import Message
+from leveret.broker.queues.windows import Windows
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import AmqpError
@@ -117,7 +118,12 @@ class WholeBroker:
     """`start` it on an open engine; `crash` or `stop` it; start another one on the same engine."""
 
     def __init__(
-        self, engine: LogEngine, *, checkpoint_every_bytes: int = 1 << 20, limits: Limits = NO_LIMITS
+        self,
+        engine: LogEngine,
+        *,
+        checkpoint_every_bytes: int = 1 << 20,
+        limits: Limits = NO_LIMITS,
+        windows: Windows | None = None,
     ) -> None:
         self._engine = engine
         self._checkpoint_every_bytes = checkpoint_every_bytes
@@ -131,15 +137,33 @@ class WholeBroker:
             schedule=self._scheduled.append,
             kick_committer=lambda: None,
             limits=limits,
+            windows=windows,
         )
         self._committer: Committer | None = None
 
-    async def start(self) -> "WholeBroker":
-        """Acquire and recover."""
+    async def start(self, *, read_back: bool = True) -> "WholeBroker":
+        """Acquire and recover; `read_back` brings all messages into memory, so that nobody has to wait."""
         lease = await self._engine.acquire(GROUP, "test")
         tail = await recover(self._engine, GROUP, lease, self.broker)
         self._committer = Committer(self._engine, self.broker, tail, self._checkpoint_every_bytes)
+        if read_back:
+            await self.read_everything()
         return self
+
+    async def read(self) -> None:
+        """Let the reader bring what lanes want, and let the turn end."""
+        self.end_turn()
+        while self.broker.reader.is_wanted:
+            await self.broker.reader.read(self._engine, GROUP)
+            self.end_turn()
+
+    async def read_everything(self) -> None:
+        """Bring all that is cold into memory."""
+        for queue in self.broker.vhosts[DEFAULT_VHOST].queues.values():
+            for lane in queue.lanes:
+                while lane.cold is not None and len(lane.cold):
+                    lane.want_more()
+                    await self.broker.reader.read(self._engine, GROUP)
 
     def client(self) -> Client:
         return Client(self.broker)
@@ -156,17 +180,20 @@ class WholeBroker:
         while self.broker.journal.has_pending:
             await self._committer.commit()
             self.end_turn()
+        await self._committer.keep_up()
+        await self.read()
 
     async def commit_batch(self) -> None:
         """One group commit of what is pending now, and nothing else."""
         assert self._committer is not None
         await self._committer.commit()
+        await self._committer.keep_up()
 
     @property
     def live_copies(self) -> int:
         """How many copies the blobs of the log are kept for."""
         assert self._committer is not None
-        return sum(blob.live_copies for blob in self._committer.blobs)
+        return sum(blob.live_copies for blob in self.broker.journal.blobs)
 
     async def stop(self) -> None:
         """A clean stop: everybody goes, the last commit, a checkpoint."""

@@ -1,0 +1,182 @@
+"""A batch: what one group commit makes durable, packed into blobs."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from leveret.protocol.amqp.properties import read_facts
+from leveret.storage.blob import RECORD_HEADER_BYTES, iter_records
+
+from ..message import Message
+from ..queues.lane import Lane
+from ..queues.runs import Run
+from . import records
+from .blobs import SPARSE_SHARE, Blobs, StoredBlob
+from .records import HOLDS_MESSAGE, RecordType
+
+if TYPE_CHECKING:
+    from ..channels.channel import Channel
+    from ..queues.queue import Queue
+
+Survivor = tuple[records.PublishRecord, list[tuple[Lane, Run | None]]]
+
+
+class Batch:
+    """Everything that one group commit makes durable."""
+
+    __slots__ = ("_confirms", "_waiting", "blobs", "lanes", "messages", "part_blobs", "payloads")
+
+    def __init__(self, confirms: "dict[Channel, int]", waiting: list[Callable[[], None]]) -> None:
+        self._confirms = confirms
+        self._waiting = waiting
+        self.payloads: list[list[bytes]] = []  # the pieces of each blob's payload, in order of position
+        self.part_blobs = 0  # the first so many are PARTs: useless without the others, so they may go ahead
+        self.blobs: list[StoredBlob] = []  # one per payload after the PARTs
+        self.lanes: dict[Lane, None] = {}  # that got something
+        self.messages = 0  # how many messages it stores
+
+    def committed(self) -> None:
+        """The batch is on the disk: confirm to publishers and release what waited. Confirms go first."""
+        for channel, publish_tag in self._confirms.items():
+            channel.confirm_up_to(publish_tag)
+        for callback in self._waiting:
+            callback()
+
+
+class Packer:
+    """Fills a batch's payloads, starting a new blob at a record border when one is full."""
+
+    __slots__ = ("_batch", "_blob", "_blob_max_bytes", "_blobs", "_parts", "_pieces", "_position", "_room")
+
+    def __init__(self, batch: Batch, blobs: Blobs, blob_max_bytes: int, next_position: int) -> None:
+        self._batch = batch
+        self._blobs = blobs
+        self._blob_max_bytes = blob_max_bytes
+        self._position = next_position
+        self._room = 0
+        self._pieces: list[bytes] = []
+        self._blob = StoredBlob(blobs, 0)
+        self._parts: dict[Message, range] = {}
+
+    def add_parts(self, message: Message) -> None:
+        """The body of a large message, ahead of everything else."""
+        first, size = self._position, self._blob_max_bytes - RECORD_HEADER_BYTES
+        body = memoryview(message.body)
+        for at in range(0, len(body), size):
+            self._batch.payloads.append([records.pack_part(body[at : at + size])])
+            self._position += 1
+        self._batch.part_blobs = len(self._batch.payloads)
+        self._parts[message] = range(first, self._position)
+
+    def add(self, record: bytes) -> None:
+        if self._room < len(record):
+            self._start_blob()
+        self._pieces.append(record)
+        self._room -= len(record)
+
+    def add_message(self, message: Message) -> None:
+        copies = message.durable_copies
+        parts = self._parts.get(message) if self._parts else None
+        head, body = records.pack_publish(
+            message.sequence,
+            message.published_at,
+            [copy.queue.id for copy in copies],
+            message.exchange,
+            message.routing_key,
+            message.properties,
+            message.body
+            if parts is None
+            else records.pack_large_body(parts.start, len(parts), len(message.body)),
+            RecordType.PUBLISH if parts is None else RecordType.LARGE,
+        )
+        size = len(head) + len(body)
+        if self._room < size or parts is not None:
+            self._start_blob()
+        pieces = self._pieces
+        pieces.append(head)
+        pieces.append(body)
+        self._room -= size
+        blob = self._blob
+        lanes = self._batch.lanes
+        for copy in copies:
+            lane = copy.lane
+            if not lane.is_closed:
+                lane.store(copy, blob)
+                lanes[lane] = None
+                blob.add(1)
+        message.durable_copies = []
+        self._batch.messages += 1
+        if parts is not None:
+            blob.parts = parts
+            self._room = 0  # alone in its blob
+
+    def add_survivors(self, victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]") -> None:
+        """Write what is alive of a blob anew, all of it into one blob, unless that is most of it."""
+        if not victim.live_copies:
+            return
+        survivors = find_survivors(victim, payload, queues)
+        packed = [_pack_moved(survivor) for survivor in survivors]
+        size = sum(len(head) + len(body) for head, body in packed)
+        if victim.parts or size > len(payload) * SPARSE_SHARE:
+            self._blobs.leave_alone(victim)
+            return
+        if self._room < size:
+            self._start_blob()
+        blob = self._blob
+        for head, body in packed:
+            self._pieces += (head, body)
+        self._room -= size
+        for publish, lanes in survivors:
+            for lane, run in lanes:
+                if run is None:
+                    lane.move_cold(publish.sequence, blob)
+                else:
+                    run.blob = blob
+            blob.add(len(lanes))
+            victim.release(len(lanes))
+
+    def _start_blob(self) -> None:
+        self._pieces = []
+        self._blob = StoredBlob(self._blobs, self._position)
+        self._position += 1
+        self._batch.payloads.append(self._pieces)
+        self._batch.blobs.append(self._blob)
+        self._room = self._blob_max_bytes
+
+
+def find_survivors(victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]") -> list[Survivor]:
+    """The messages of a blob that are alive, with the lanes where they are: in a run in memory, or cold."""
+    survivors = []
+    runs: dict[Lane, list[Run]] = {}  # of this blob, in memory
+    for record_type, start, end in iter_records(payload):
+        if record_type not in HOLDS_MESSAGE:
+            continue
+        publish = records.unpack_publish(payload[start:end])
+        facts = read_facts(publish.properties)
+        lanes: list[tuple[Lane, Run | None]] = []
+        for queue_id in publish.queue_ids:
+            queue = queues.get(queue_id)
+            if queue is None:
+                continue
+            lane = queue.lane(queue.priority_of(facts))
+            if lane not in runs:
+                runs[lane] = [run for run in lane.resident.values() if run.blob is victim]
+            run = next((run for run in runs[lane] if run.holds(publish.sequence)), None)
+            if run is not None or lane.is_cold_in(publish.sequence, victim):
+                lanes.append((lane, run))
+        if lanes:
+            survivors.append((publish, lanes))
+    return survivors
+
+
+def _pack_moved(survivor: Survivor) -> tuple[bytes, bytes]:
+    publish, lanes = survivor
+    return records.pack_publish(
+        publish.sequence,
+        publish.published_at,
+        [lane.queue.id for lane, _ in lanes],
+        publish.exchange,
+        publish.routing_key,
+        publish.properties,
+        publish.body,
+        RecordType.MOVED,
+    )

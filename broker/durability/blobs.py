@@ -1,0 +1,113 @@
+"""The blobs of the log, and how much of each is still needed.
+
+The committer enters a blob when its batch is packed; runs release what ends; the checkpointer drops what is
+dead, the cleaner moves what is left of sparse ones. Nothing here reads a blob.
+"""
+
+from collections.abc import Iterator
+
+SPARSE_SHARE = 0.5  # of its copies alive: below that a blob is worth cleaning
+
+
+class StoredBlob:
+    """One blob of the log, shared by the runs that lie in it."""
+
+    is_logged = True
+
+    __slots__ = ("_blobs", "clean_below", "copies", "live_copies", "parts", "position", "size")
+
+    def __init__(self, blobs: "Blobs", position: int) -> None:
+        self._blobs = blobs
+        self.position = position
+        self.size = 0  # in bytes, with its parts
+        self.parts = range(0)  # positions of the blobs with the body of its one, large message
+        self.copies = 0  # published in it
+        self.live_copies = 0  # of them, those that no settle has ended
+        self.clean_below = (
+            0.0  # live copies; set anew when a look inside found more alive than the share says
+        )
+
+    def add(self, count: int) -> None:
+        """So many copies were packed into it."""
+        self.copies += count
+        self.live_copies += count
+
+    def release(self, count: int) -> None:
+        """So many of its copies have ended, or lie in another blob now."""
+        self.live_copies -= count
+        self._blobs.released(self, count)
+
+    @property
+    def live_size(self) -> float:
+        """About how much of it is needed, in bytes."""
+        return self.size * self.live_copies / self.copies if self.copies else 0.0
+
+    @property
+    def positions(self) -> list[int]:
+        """Its own, and those of its parts."""
+        return [*self.parts, self.position]
+
+
+class Blobs:
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self._by_position: dict[int, StoredBlob] = {}
+        self.dead: dict[StoredBlob, None] = {}  # nothing in them is needed
+        self.sparse: dict[StoredBlob, None] = {}  # little is
+        self.size = 0  # of all blobs, in bytes
+        self.dead_size = 0  # of the dead ones
+        self.live_size = (
+            0.0  # about what is needed of it, if a blob's share of live copies is that of its bytes
+        )
+
+    def __len__(self) -> int:
+        return len(self._by_position)
+
+    def __iter__(self) -> Iterator[StoredBlob]:
+        return iter(self._by_position.values())
+
+    def __getitem__(self, position: int) -> StoredBlob:
+        return self._by_position[position]
+
+    def get(self, position: int) -> StoredBlob | None:
+        return self._by_position.get(position)
+
+    def enter(self, blob: StoredBlob) -> None:
+        """A blob whose `size`, `copies` and `live_copies` are known."""
+        self._by_position[blob.position] = blob
+        self.size += blob.size
+        if not blob.live_copies:
+            self._die(blob)
+            return
+        self.live_size += blob.live_size
+        blob.clean_below = blob.copies * SPARSE_SHARE
+        if blob.live_copies < blob.clean_below:
+            self.sparse[blob] = None
+
+    def released(self, blob: StoredBlob, count: int) -> None:
+        """`StoredBlob.release` says so."""
+        if not blob.size:
+            return  # not entered yet: the batch that it belongs to is being packed
+        self.live_size -= blob.size * count / blob.copies
+        if not blob.live_copies:
+            self.sparse.pop(blob, None)
+            self._die(blob)
+        elif blob.live_copies < blob.clean_below:
+            self.sparse[blob] = None
+
+    def _die(self, blob: StoredBlob) -> None:
+        self.dead[blob] = None
+        self.dead_size += blob.size
+
+    def leave_alone(self, blob: StoredBlob) -> None:
+        """More of it is alive than it looked like (one body in many queues): look again at half of that."""
+        self.sparse.pop(blob, None)
+        blob.clean_below = blob.live_copies * SPARSE_SHARE
+
+    def remove(self, blob: StoredBlob) -> None:
+        """A dead blob was dropped."""
+        del self._by_position[blob.position]
+        del self.dead[blob]
+        self.size -= blob.size
+        self.dead_size -= blob.size

@@ -1,0 +1,58 @@
+"""Cleaning: what is left of mostly dead blobs is written anew, so that one old message never pins the disk.
+
+After a checkpoint, while the log is much larger than what is alive in it, blobs of which little is left are
+read and handed to the journal, which packs the survivors into the next batch. The blob is dead then, and goes
+with the checkpoint after.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from leveret.storage import failpoints
+from leveret.storage.blob import decode_blob
+from leveret.storage.engine import Corrupt, LogEngine, Position
+
+from .blobs import StoredBlob
+from .journal import Journal
+
+SLACK_BYTES = 32 * 1024 * 1024  # of dead bytes that nobody minds
+LOG_PER_LIVE_BYTE = 1.5  # more than that is too much
+AT_ONCE = 8  # victims in one batch: their survivors make 1 MiB at most
+
+
+class Cleaner:
+    """One per broker; the committer's upkeep calls it."""
+
+    def __init__(
+        self, engine: LogEngine, group: int, journal: Journal, commit: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`commit` makes what is pending durable."""
+        self._engine = engine
+        self._group = group
+        self._journal = journal
+        self._commit = commit
+
+    @property
+    def is_needed(self) -> bool:
+        blobs = self._journal.blobs
+        return blobs.size - blobs.dead_size > LOG_PER_LIVE_BYTE * blobs.live_size + SLACK_BYTES
+
+    async def clean(self) -> None:
+        """Move survivors until the log is small enough or nothing is worth it."""
+        blobs = self._journal.blobs
+        while self.is_needed and blobs.sparse:
+            victims = sorted(blobs.sparse, key=lambda blob: blob.live_size)[:AT_ONCE]
+            await self._move(victims)
+
+    async def _move(self, victims: list[StoredBlob]) -> None:
+        positions = [Position(victim.position) for victim in victims]
+        found = await self._engine.read_many(self._group, positions)
+        for victim, data in zip(victims, found, strict=True):
+            if data is None:
+                raise Corrupt(
+                    f"the blob at position {victim.position}, which holds live messages, is missing"
+                )
+            self._journal.blobs.sparse.pop(victim, None)
+            self._journal.move(victim, decode_blob(data).payload)
+        await self._commit()
+        if failpoints.armed:
+            failpoints.hit("during_cleaning")

@@ -1,0 +1,196 @@
+"""Reads back what lanes need of their cold runs: blobs are fetched off the loop, their copies made on it.
+
+Lanes that want the same blob at the same time share one read and one pass over it. What was read but is not
+wanted any more (purged, moved to another blob meanwhile) is passed over. Nothing is guessed: a blob that is
+missing, damaged, or holds fewer copies than it must ends the broker with `Corrupt`.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from leveret.protocol.amqp.properties import read_facts
+from leveret.storage.blob import decode_blob, iter_records
+from leveret.storage.engine import Corrupt, LogEngine, Position
+
+from ..message import Message, QueuedMessage
+from ..queues.lane import Lane
+from ..queues.runs import Row
+from ..queues.windows import Windows
+from . import records
+from .blobs import Blobs
+from .records import HOLDS_MESSAGE, RecordType
+
+if TYPE_CHECKING:
+    from .records import PublishRecord
+
+BLOBS_AT_ONCE = 16
+
+
+class _Wish:
+    """A cold run that a lane wants, and the copies of it that were found."""
+
+    __slots__ = ("copies", "copies_max", "lane", "row")
+
+    def __init__(self, lane: Lane, row: Row, copies_max: int | None) -> None:
+        self.lane = lane
+        self.row = row
+        self.copies_max = row.live if copies_max is None else min(copies_max, row.live)
+        self.copies: list[QueuedMessage] = []
+
+    def wants(self, sequence: int) -> bool:
+        row = self.row
+        return (
+            row.first <= sequence <= row.last
+            and not row.gone >> (sequence - row.first) & 1
+            and len(self.copies) < self.copies_max
+        )
+
+
+class Reader:
+    """One per broker; `run` is its task."""
+
+    def __init__(self, blobs: Blobs, windows: Windows) -> None:
+        self._blobs = blobs
+        self._windows = windows
+        self._lanes: dict[Lane, None] = {}  # that want something
+        self._wakeup = asyncio.Event()
+        self._shared: WeakValueDictionary[int, Message] = WeakValueDictionary()  # those of several queues
+        self.reads = 0  # blobs read
+        self.copies_read = 0
+
+    def want(self, lane: Lane) -> None:
+        """Read what the lane's `wanted_rows` says, soon; then call its queue's `was_read`."""
+        if lane not in self._lanes:
+            self._lanes[lane] = None
+            self._wakeup.set()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for it."""
+        return bool(self._lanes)
+
+    async def run(self, engine: LogEngine, group: int) -> None:
+        """Read until cancelled. Raises EngineError."""
+        while True:
+            await self._wakeup.wait()
+            while self._lanes:
+                await self.read(engine, group)
+            self._wakeup.clear()
+
+    async def read(self, engine: LogEngine, group: int) -> None:
+        """Fetch some of the blobs that are wanted now, and hand out what is in them."""
+        wishes = self._collect()
+        if not wishes:
+            return
+        positions = [Position(position) for position in wishes]
+        for position, data in zip(positions, await engine.read_many(group, positions), strict=True):
+            wanted = [wish for wish in wishes[position] if self._is_current(wish)]
+            if not wanted:
+                continue
+            if data is None:
+                raise Corrupt(f"the blob at position {position}, which holds live messages, is missing")
+            try:
+                payload = decode_blob(data).payload
+                parts = self._blobs[position].parts
+                body = await _join_parts(engine, group, parts) if parts else None
+                self._find(payload, wanted, body)
+                self._hand_over(position, [wish for wish in wanted if self._is_current(wish)])
+            except Corrupt as error:
+                raise Corrupt(f"log of group {group}, position {position}: {error}") from error
+            await asyncio.sleep(0)  # a blob may take a millisecond
+
+    def _collect(self) -> dict[int, list[_Wish]]:
+        """Wishes by the position of their blob."""
+        wishes: dict[int, list[_Wish]] = {}
+        while self._lanes and len(wishes) < BLOBS_AT_ONCE:
+            lane = next(iter(self._lanes))
+            del self._lanes[lane]
+            for row in lane.wanted_rows(self._windows.read_bytes):
+                wishes.setdefault(row.position, []).append(_Wish(lane, row, self._windows.copies_max))
+        return wishes
+
+    def _is_current(self, wish: _Wish) -> bool:
+        """Whether the run is still as it was when it was wished for; a moved one is wished for again."""
+        cold = wish.lane.cold
+        row = None if cold is None else cold.get(wish.row.first)
+        if row == wish.row:
+            return True
+        if row is not None:
+            self.want(wish.lane)
+        return False
+
+    def _find(self, payload: bytes, wishes: list[_Wish], large_body: bytes | None) -> None:
+        """Make the copies that are wished for."""
+        by_queue: dict[int, list[_Wish]] = {}
+        for wish in wishes:
+            by_queue.setdefault(wish.lane.queue.id, []).append(wish)
+        for record_type, start, end in iter_records(payload):
+            if record_type not in HOLDS_MESSAGE:
+                continue
+            sequence, count, queue_id = records.peek_publish(payload, start)
+            if count == 1:
+                wished = by_queue.get(queue_id)
+                if wished is None:
+                    continue
+            else:
+                ids = records.queue_ids_at(payload, start, count)
+                wished = [wish for queue_id in ids for wish in by_queue.get(queue_id, ())]
+            wished = [wish for wish in wished if wish.wants(sequence)]
+            if wished:
+                self._make_copies(payload[start:end], wished, count > 1, large_body)
+
+    def _make_copies(self, record: bytes, wished: list[_Wish], is_shared: bool, body: bytes | None) -> None:
+        publish = records.unpack_publish(record)
+        message = self._shared.get(publish.sequence) if is_shared else None
+        if message is None:
+            message = make_message(publish, body)
+            if is_shared:
+                self._shared[publish.sequence] = message
+        for wish in wished:
+            queue = wish.lane.queue
+            if queue.priority_of(message.facts) == wish.lane.priority:
+                wish.copies.append(queue.revive(message))
+
+    def _hand_over(self, position: int, wishes: list[_Wish]) -> None:
+        self.reads += 1
+        for wish in wishes:
+            lane, row, copies = wish.lane, wish.row, wish.copies
+            if len(copies) < wish.copies_max:
+                raise Corrupt(f"{row.live} messages of {lane.queue} must be there, {len(copies)} are")
+            last = row.last if len(copies) == row.live else copies[-1].message.sequence
+            lane.admit(row, self._blobs[position], copies, last)
+            self.copies_read += len(copies)
+            self._windows.weigh(lane)
+            lane.queue.was_read()
+
+
+def make_message(publish: "PublishRecord", large_body: bytes | None) -> Message:
+    """The message of a record; the body of a LARGE one is given apart."""
+    return Message(
+        publish.sequence,
+        publish.published_at,
+        publish.exchange,
+        publish.routing_key,
+        publish.properties,
+        read_facts(publish.properties),
+        publish.body if large_body is None else large_body,
+    )
+
+
+async def _join_parts(engine: LogEngine, group: int, parts: range) -> bytes:
+    """The body of a large message."""
+    pieces: list[bytes] = []
+    for at in range(0, len(parts), BLOBS_AT_ONCE):
+        some = parts[at : at + BLOBS_AT_ONCE]
+        for position, data in zip(
+            some, await engine.read_many(group, [Position(position) for position in some]), strict=True
+        ):
+            if data is None:
+                raise Corrupt(f"the blob at position {position} with a part of its body is missing")
+            payload = decode_blob(data).payload
+            for record_type, start, end in iter_records(payload):
+                if record_type != RecordType.PART:
+                    raise Corrupt(f"the blob at position {position} is not a part of its body")
+                pieces.append(payload[start:end])
+    return b"".join(pieces)

@@ -1,0 +1,397 @@
+"""A lane: the ready messages of one queue, or of one priority of it, in sequence order.
+
+A copy that was given back therefore returns to its original position, whatever was delivered or published
+meanwhile.
+
+What is in memory is bounded. A lane keeps a window of copies at its front; when more than that has gathered,
+the rest is let go of and only its runs are kept (`RunTable`). They are read back, some blobs ahead of the
+consumers, when the front gets short.
+
+    front (in memory)  |  cold runs (on the disk)  |  tail (in memory: published since, not let go of yet)
+
+Invariants:
+- `count` and `body_bytes` are exact at all times: of the copies whose state is READY, wherever they are.
+- Nothing is handed out while a copy with a lower sequence is cold.
+- A run is either wholly cold, or all of its live copies are in memory (here, or with a channel).
+- A copy that ends while it lies in here (it expired) is reported with `forget` and skipped lazily; the
+  memory of such copies is bounded by that of the live ones.
+- Nothing here costs more than O(log n) but letting go and reading back, which cost O(1) per message.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush, merge
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..message import CopyState, QueuedMessage
+from .runs import NEVER, Row, Run, RunTable
+
+if TYPE_CHECKING:
+    from ..durability.blobs import StoredBlob
+    from .queue import Queue
+
+GONE_TOLERATED = 64  # ended copies that are not worth a clean-up, however few live ones there are
+
+COPY_BYTES = 512  # what a copy takes in memory besides its body, about
+WINDOW_BYTES = 2 * 1024 * 1024  # what stays in memory at the front when the rest is let go of
+LET_GO_AT_BYTES = 2 * WINDOW_BYTES  # beyond that it is worth the work
+READ_AHEAD_BYTES = WINDOW_BYTES // 2  # a shorter front is filled up while there is something cold
+READ_RUNS_MAX = 16  # at once: blobs of up to 256 KiB, often shared with other lanes
+
+_READY = CopyState.READY
+
+
+class Emptied(NamedTuple):
+    """What was taken out of a lane."""
+
+    lane: "Lane"
+    copies: list[QueuedMessage]
+    """Those in memory, in order."""
+    rows: list[Row]
+    """Those that are not."""
+    body_bytes: int
+    """Of the latter."""
+
+
+class Lane:
+    """See the module's docstring. The queue owns it; the journal, the reader and the committer use it."""
+
+    __slots__ = (
+        "_cold_first",
+        "_front_last",
+        "_gone",
+        "_in_order",
+        "_last_sequence",
+        "_out_of_order",
+        "_tail",
+        "_wanted",
+        "_wants_head",
+        "body_bytes",
+        "cold",
+        "count",
+        "is_closed",
+        "live_bytes",
+        "open_run",
+        "priority",
+        "queue",
+        "resident",
+        "settled_bytes",
+    )
+
+    def __init__(self, queue: "Queue", priority: int) -> None:
+        self.queue = queue
+        self.priority = priority
+        self.count = 0
+        self.body_bytes = 0
+        self.is_closed = False  # the queue was deleted: nothing of it needs to be stored any more
+        self.live_bytes = 0  # of the bodies of all logged copies, those with channels included; the journal's
+        self.settled_bytes = 0  # of those of them whose settle waits for the next commit; the journal's
+        self.open_run: Run | None = None  # the newest one; the journal's
+        self.resident: dict[int, Run] = {}  # logged runs with copies in memory, by `first`; the journal adds
+        self.cold: RunTable | None = None  # made when first needed
+        self._cold_first = NEVER  # the lowest cold sequence
+        self._in_order: deque[QueuedMessage] = deque()
+        self._front_last = 0  # the highest sequence that ever went into `_in_order`
+        self._out_of_order: list[tuple[int, QueuedMessage]] = []  # a heap by sequence: given back, or late
+        self._tail: deque[QueuedMessage] = deque()
+        self._last_sequence = 0  # the highest that ever came
+        self._gone = 0  # copies in here that are no longer READY
+        self._wanted: dict[int, None] = {}  # cold runs, by `first`, that are needed before it is their turn
+        self._wants_head = False
+
+    # What the journal writes down
+
+    def store(self, copy: QueuedMessage, blob: "StoredBlob") -> None:
+        """A copy was packed into a blob."""
+        message = copy.message
+        sequence = message.sequence
+        run = self.open_run
+        if run is None or run.blob is not blob:
+            run = self.open_run = self.resident[sequence] = Run(self, blob, sequence, sequence, 0)
+        run.last = sequence
+        run.live += 1
+        copy.run = run
+        if copy.expires_at is not None and copy.expires_at < run.expires_at:
+            run.expires_at = copy.expires_at
+        self.live_bytes += len(message.body)
+
+    def settle_run(self, run: Run, sequences: list[int]) -> None:
+        """These copies are gone for good."""
+        run.settle(sequences)
+        if not run.live:
+            del self.resident[run.first]
+            if run is self.open_run:
+                self.open_run = None
+        returned = self.queue.returned
+        if returned:
+            for sequence in sequences:
+                returned.pop(sequence, None)
+
+    def is_cold_in(self, sequence: int, blob: "StoredBlob") -> bool:
+        """Whether a live copy with this sequence lies in the blob, and not in memory."""
+        return self.cold is not None and self.cold.position_of(sequence) == blob.position
+
+    def move_cold(self, sequence: int, blob: "StoredBlob") -> None:
+        """The copy, and with it its run, lies in this blob now."""
+        assert self.cold is not None
+        self.cold.move(sequence, blob.position)
+
+    # Ready messages come and go
+
+    def add(self, copy: QueuedMessage) -> None:
+        """Put a READY copy at its place: a new one at the end, one that was given back where it was."""
+        message = copy.message
+        sequence = message.sequence
+        if sequence > self._last_sequence:
+            self._last_sequence = sequence
+            if self._cold_first == NEVER and not self._tail:
+                self._front_last = sequence
+                self._in_order.append(copy)
+            else:
+                self._tail.append(copy)
+        else:
+            heappush(self._out_of_order, (sequence, copy))
+        copy.lane = self
+        self.count += 1
+        self.body_bytes += len(message.body)
+
+    def pop(self) -> QueuedMessage | None:
+        """Take the head out; None when there is nothing, or when it must be read first (`count` tells)."""
+        in_order = self._in_order
+        out_of_order = self._out_of_order
+        while True:
+            if out_of_order and (not in_order or out_of_order[0][0] < in_order[0].message.sequence):
+                copy = out_of_order[0][1]
+                is_late = True
+            elif in_order:
+                copy = in_order[0]
+                is_late = False
+            else:
+                return self._pop_behind() if self.count else None
+            if copy.message.sequence > self._cold_first:
+                self.want_more()
+                return None
+            if is_late:
+                heappop(out_of_order)
+            else:
+                in_order.popleft()
+            if copy.state is _READY:
+                self.count -= 1
+                self.body_bytes -= len(copy.message.body)
+                return copy
+            self._gone -= 1
+
+    def _pop_behind(self) -> QueuedMessage | None:
+        """The front is empty: what lies behind it moves up."""
+        if self._cold_first != NEVER:
+            self.want_more()
+            return None
+        self._in_order, self._tail = self._tail, deque()
+        self._front_last = self._last_sequence
+        return self.pop() if self._in_order else None
+
+    def forget(self, copy: QueuedMessage) -> None:
+        """A copy in here is no longer READY; it will not come out again."""
+        self.count -= 1
+        self.body_bytes -= len(copy.message.body)
+        self._gone += 1
+        if self._gone > self.count_in_memory + GONE_TOLERATED:
+            self._throw_out_gone()
+
+    def empty(self) -> "Emptied":
+        """Take everything out."""
+        cold = self.cold
+        emptied = Emptied(self, list(self), [], 0)
+        if cold is not None:
+            emptied = Emptied(self, list(self), list(cold), cold.body_bytes)
+        self._in_order.clear()
+        self._out_of_order.clear()
+        self._tail.clear()
+        self._wanted.clear()
+        if cold is not None:
+            cold.clear()
+        self._cold_first = NEVER
+        self.count = self.body_bytes = self._gone = 0
+        return emptied
+
+    def __iter__(self) -> Iterator[QueuedMessage]:
+        """What is ready in memory, in order."""
+        returned = [copy for _, copy in sorted(self._out_of_order, key=itemgetter(0))]
+        everything = merge(returned, self._in_order, self._tail, key=lambda copy: copy.message.sequence)
+        return (copy for copy in everything if copy.state is _READY)
+
+    @property
+    def count_in_memory(self) -> int:
+        return self.count if self.cold is None else self.count - self.cold.copies
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """About what the ready copies in memory take."""
+        body_bytes = self.body_bytes if self.cold is None else self.body_bytes - self.cold.body_bytes
+        return body_bytes + COPY_BYTES * self.count_in_memory
+
+    def _throw_out_gone(self) -> None:
+        self._in_order = deque(copy for copy in self._in_order if copy.state is _READY)
+        self._tail = deque(copy for copy in self._tail if copy.state is _READY)
+        self._out_of_order = [entry for entry in self._out_of_order if entry[1].state is _READY]
+        heapify(self._out_of_order)
+        self._gone = 0
+
+    # Letting go
+
+    def let_go(self, keep_bytes: int) -> None:
+        """Keep about so much of the front in memory; what comes after it becomes cold, run by run.
+
+        Runs that the log does not hold yet, and those of which a copy is with a channel or is just being
+        settled, stay, and so does what comes after them.
+        """
+        self._straighten()
+        self._cut_front(keep_bytes)
+        tail = self._tail
+        while tail:
+            run = tail[0].run
+            copies = []
+            while tail and tail[0].run is run:
+                copy = tail.popleft()
+                if copy.state is _READY:
+                    copies.append(copy)
+                else:
+                    self._gone -= 1
+            if run is not None and len(copies) == run.live:
+                self._cool(run, copies)
+            elif self._cold_first == NEVER:
+                self._in_order += copies
+                self._front_last = self._in_order[-1].message.sequence if self._in_order else 0
+            else:
+                tail.extendleft(reversed(copies))
+                break
+
+    def _straighten(self) -> None:
+        """Put what came late in order, and what came behind nothing to the front."""
+        if self._out_of_order:
+            self._out_of_order.sort(key=itemgetter(0))
+            returned = (copy for _, copy in self._out_of_order)
+            self._in_order = deque(merge(returned, self._in_order, key=lambda copy: copy.message.sequence))
+            self._out_of_order = []
+        if self._cold_first == NEVER:
+            self._in_order += self._tail
+            self._tail.clear()
+
+    def _cut_front(self, keep_bytes: int) -> None:
+        """Move what is beyond so many bytes from the front to the tail, at the border of a run."""
+        in_order = self._in_order
+        front_bytes = sum(COPY_BYTES + len(copy.message.body) for copy in in_order)
+        tail = self._tail
+        moved = False
+        while in_order and (front_bytes > keep_bytes or (moved and in_order[-1].run is tail[0].run)):
+            copy = in_order.pop()
+            front_bytes -= COPY_BYTES + len(copy.message.body)
+            tail.appendleft(copy)
+            moved = True
+        self._front_last = in_order[-1].message.sequence if in_order else 0
+
+    def _cool(self, run: Run, copies: list[QueuedMessage]) -> None:
+        """Let go of the copies of a run; they are all READY."""
+        expires_at = NEVER
+        returned = self.queue.returned
+        for copy in copies:
+            copy.state = CopyState.GONE  # this object is; the copy is alive in the table
+            if copy.expires_at is not None and copy.expires_at < expires_at:
+                expires_at = copy.expires_at
+            if copy.redelivered:
+                returned[copy.message.sequence] = copy.delivery_count
+        self.resident.pop(run.first, None)
+        if run is self.open_run:
+            self.open_run = None
+        self.add_cold(run.row()._replace(expires_at=expires_at), sum(len(c.message.body) for c in copies))
+
+    def add_cold(self, row: Row, body_bytes: int) -> None:
+        """A run whose copies are READY (and counted) but not in memory."""
+        cold = self.cold
+        if cold is None:
+            cold = self.cold = RunTable()
+        cold.add(row)
+        cold.body_bytes += body_bytes
+        self._cold_first = cold.first
+        if row.expires_at != NEVER:
+            self.queue.note_cold_expiry(row.expires_at, self, row.first)
+
+    def begin_cold(self, table: RunTable, body_bytes: int) -> None:
+        """Recovery: this is what the lane holds, all of it cold."""
+        self.cold = table
+        table.body_bytes = self.live_bytes = self.body_bytes = body_bytes
+        self.count = table.copies
+        self._cold_first = table.first
+        for first, expires_at in table.expires.items():
+            self.queue.note_cold_expiry(expires_at, self, first)
+
+    # Reading back
+
+    def read_ahead(self) -> None:
+        """Ask for more when there is something cold and little is left in front of it."""
+        if self._cold_first != NEVER and self.bytes_in_memory < READ_AHEAD_BYTES:
+            self.want_more()
+
+    def want_run(self, first: int) -> None:
+        """A copy of this cold run expires: it is needed before it is its turn."""
+        if self.cold is not None and self.cold.get(first) is not None:
+            self._wanted[first] = None
+            self.queue.read(self)
+
+    def want_more(self) -> None:
+        """The head must be read, or will have to be soon."""
+        self._wants_head = True
+        self.queue.read(self)
+
+    def wanted_rows(self, bytes_max: int) -> list[Row]:
+        """What the reader should read now: what expires, and the head. It is not taken out yet."""
+        cold = self.cold
+        if cold is None or not len(cold):
+            return []
+        rows = []
+        if not self.queue.is_burying:
+            for first in list(self._wanted)[:READ_RUNS_MAX]:
+                row = cold.get(first)
+                if row is None:
+                    del self._wanted[first]
+                else:
+                    rows.append(row)
+        if self._wants_head:
+            average = COPY_BYTES + cold.body_bytes // cold.copies
+            for row in cold.head(READ_RUNS_MAX):
+                rows.append(row)
+                bytes_max -= row.live * average
+                if bytes_max <= 0:
+                    break
+        return rows
+
+    def admit(self, row: Row, blob: "StoredBlob", copies: list[QueuedMessage], last: int) -> None:
+        """The reader brings the live copies of a cold run up to the sequence `last`; the rest stays cold."""
+        cold = self.cold
+        assert cold is not None
+        taken = cold.take(row.first)
+        assert taken == row, "the reader has looked"
+        self._wanted.pop(row.first, None)
+        self._wants_head = False
+        cold.body_bytes -= sum(len(copy.message.body) for copy in copies)
+        gone = row.gone
+        if last < row.last:
+            cut = last + 1 - row.first
+            self.add_cold(
+                Row(last + 1, row.last, row.position, row.live - len(copies), gone >> cut, row.expires_at), 0
+            )
+            gone &= (1 << cut) - 1
+        self._cold_first = cold.first
+        run = Run(self, blob, row.first, last, len(copies), gone, row.expires_at)
+        if blob.is_logged:
+            self.resident[row.first] = run
+        for copy in copies:
+            copy.run = run
+            copy.lane = self
+            sequence = copy.message.sequence
+            if sequence > self._front_last:
+                self._front_last = sequence
+                self._in_order.append(copy)
+            else:
+                heappush(self._out_of_order, (sequence, copy))

@@ -1,0 +1,59 @@
+"""How much memory the lanes' windows take together, and when a lane must let go of what lies behind its own.
+
+One per broker. The committer calls `fit` for the lanes that got something, the reader `weigh` for those it
+filled, the server `weigh_all` every now and then; what consumers took in between shows then.
+"""
+
+from .lane import LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
+
+WINDOWS_BYTES = 64 * 1024 * 1024  # of all lanes together, before each must be content with very little
+TIGHT_READ_COPIES = 16  # what a lane gets back at a time then
+
+
+class Windows:
+    """See the module's docstring."""
+
+    def __init__(self, total_max_bytes: int = WINDOWS_BYTES) -> None:
+        self.total = 0  # bytes
+        self._total_max = total_max_bytes
+        self._weights: dict[Lane, int] = {}  # of the lanes that have anything in memory
+
+    @property
+    def is_tight(self) -> bool:
+        return self.total > self._total_max
+
+    @property
+    def read_bytes(self) -> int:
+        """How much a lane may have read at a time."""
+        return 1 if self.is_tight else READ_AHEAD_BYTES
+
+    @property
+    def copies_max(self) -> int | None:
+        """How many copies of a run may be brought at a time; None: all."""
+        return TIGHT_READ_COPIES if self.is_tight else None
+
+    def fit(self, lane: Lane) -> None:
+        """The lane has grown."""
+        weight = self.weigh(lane)
+        if self.is_tight:
+            lane.let_go(0)
+        elif weight > LET_GO_AT_BYTES:
+            lane.let_go(WINDOW_BYTES)
+        else:
+            return
+        self.weigh(lane)
+
+    def weigh(self, lane: Lane) -> int:
+        """Look at a lane anew; returns what it takes."""
+        weight = 0 if lane.is_closed else lane.bytes_in_memory
+        self.total += weight - self._weights.get(lane, 0)
+        if weight:
+            self._weights[lane] = weight
+        else:
+            self._weights.pop(lane, None)
+        return weight
+
+    def weigh_all(self) -> None:
+        """Look at all lanes anew."""
+        for lane in list(self._weights):
+            self.weigh(lane)
