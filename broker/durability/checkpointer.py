@@ -1,9 +1,9 @@
 """When and how checkpoints are made: a little of one after each `Journal.take`, so that nobody waits for it.
 
 Right after a take the memory is what the log says up to the end of that batch. At the first take the topology
-is copied; then, for some milliseconds after each, blobs and queues are added. When all are in and the batch of
-the last of them is durable, the checkpoint is written, blobs without live copies are dropped, and the cleaner
-has a look.
+is copied; then, for some milliseconds after each, blobs and queues are added. When all are in and the batch
+of the last of them is durable, the checkpoint is written, blobs without live copies are dropped, and the
+cleaner has a look.
 """
 
 import logging
@@ -104,7 +104,7 @@ class Checkpointer:
             yield
 
     async def write(self) -> None:
-        """Everything up to the end of the last image is durable: make it the checkpoint, drop what is dead."""
+        """All up to the end of the last image is durable: make it the checkpoint, drop what is dead."""
         checkpoint, dead = self._checkpoint, self._dead
         assert checkpoint is not None
         self._dead = []

@@ -11,8 +11,8 @@ recipe.
                  alone in its blob
     PART         a piece of the body of a LARGE further on; alone in its blob
     SETTLE       u32 queue id, u8 priority, u64 body bytes, then u64 sequence each: gone for good
-    PURGE        u32 queue id, u8 priority, u64 body bytes, then (u64 first, u64 last, u32 live) each: of these
-                 stretches of one run each, so many copies, which were all that was left, are gone for good
+    PURGE        u32 queue id, u8 priority, u64 body bytes, then (u64 first, u64 last, u32 live) each: in
+                 these stretches, each of one run, so many copies, all that were left, are gone for good
     REQUEUE      u32 queue id, then (u64 sequence, u32 delivery count) each: delivered, and came back
     DELIVERING   u32 queue id, u8: whether copies of this queue may be with consumers
     TOPOLOGY     one msgpack map: a durable exchange, queue or binding came or went

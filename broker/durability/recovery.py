@@ -3,8 +3,8 @@
 No message is brought into memory: queues get the runs of what they hold (`queues/runs.py`). Up to the
 checkpoint's position no blob is read, it only must be there; after it every record is applied in order.
 Nothing is guessed: a blob that is missing, changed or out of its chain, a record of an unknown kind raise
-`Corrupt` with what is wrong and where. What is wrong inside a blob below the checkpoint shows when it is read,
-in the same way.
+`Corrupt` with what is wrong and where. What is wrong inside a blob below the checkpoint shows when it is
+read, in the same way.
 """
 
 import logging

@@ -20,9 +20,9 @@ CLEAN_UP_AT = 1024  # entries; below that, ended copies are not worth looking fo
 class MessageExpiry:
     """The copies of one queue that have an expiry instant, earliest first.
 
-    Holds every copy in memory that is not GONE and whose instant was not yet reached by `take_due`; those that
-    ended for another reason are cleaned out lazily, so that their number stays below that of the others. Of
-    what is on the disk it holds the instant when the first copy of a run expires; the run is read then.
+    Holds every copy in memory that is not GONE and whose instant was not yet reached by `take_due`; those
+    that ended for another reason are cleaned out lazily, so that their number stays below that of the others.
+    Of what is on the disk it holds the instant when the first copy of a run expires; the run is read then.
     """
 
     def __init__(self, services: Services, wake: Callable[[], None]) -> None:
