@@ -55,6 +55,7 @@ class House:
     def __init__(self, limits: Limits = NO_LIMITS) -> None:
         clock = FakeClock()
         self.scheduled: list[Callable[[], None]] = []
+        self._next_position = 1  # of a blob, if anything were written
         self.broker = Broker(
             clock=clock,
             timers=FakeTimers(clock),
@@ -81,7 +82,9 @@ class House:
     def commit(self) -> None:
         """What is pending becomes durable."""
         self.end_turn()
-        self.broker.journal.take().committed()
+        batch = self.broker.journal.take(self._next_position, dict)
+        self._next_position += len(batch.payloads)
+        batch.committed()
         self.end_turn()
 
 

@@ -3,17 +3,20 @@
 Make a `QueueHouse()` per test. Its exchanges are a dict; the default exchange finds queues by name.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fake_services import FakeServices
 
+from leveret.broker.durability.blobs import Blobs, StoredBlob
 from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.queues.consumer import Consumer
 from leveret.broker.queues.delivery import enqueue_to
 from leveret.broker.queues.queue import Queue
 from leveret.broker.queues.queue_arguments import QueueSettings
+from leveret.broker.queues.runs import NEVER, RunTable
 from leveret.protocol.amqp.field_table import FieldTable, decode_table
 from leveret.protocol.amqp.properties import BasicProperties, PropertyFacts, encode_properties, read_facts
 
@@ -88,6 +91,8 @@ class QueueHouse:
     """See the module's docstring. `end_turn` is the end of the loop's turn."""
 
     def __init__(self) -> None:
+        self._stored: dict[int, Message] = {}  # by sequence
+        self._blobs = Blobs()
         self.fakes = FakeServices()
         self.vhost = FakeVhost(self.fakes)
         self.journal = self.fakes.journal
@@ -160,6 +165,29 @@ class QueueHouse:
         queue.add_consumer(consumer)
         return channel
 
+    def recover(self, queue: Queue, *messages: Message) -> None:
+        """The queue holds these, on the disk only, each in a blob of its own."""
+        tables: defaultdict[int, RunTable] = defaultdict(RunTable)
+        sizes: Counter[int] = Counter()
+        for message in messages:
+            priority = queue.priority_of(message.facts)
+            expires_at = queue.expires_at(message.facts, message.published_at)
+            sequence = message.sequence
+            tables[priority].publish(sequence, sequence, NEVER if expires_at is None else expires_at)
+            sizes[priority] += len(message.body)
+            self._stored[sequence] = message
+        for priority, table in tables.items():
+            queue.lane(priority).begin_cold(table, sizes[priority])
+        queue.recovered()
+
+    def read_back(self, queue: Queue) -> None:
+        """All that is on the disk only comes into memory, the last one first."""
+        for lane in queue.lanes:
+            for row in reversed(list(lane.cold or ())):
+                copy = queue.revive(self._stored[row.first])
+                lane.admit(row, StoredBlob(self._blobs, row.position), [copy], row.last)
+        queue.was_read()
+
     def end_turn(self) -> None:
         self.fakes.turn.end()
 
@@ -174,9 +202,15 @@ def consumer_of(queue: Queue, tag: str = "c") -> Consumer:
     return next(consumer for consumer in queue.consumers if consumer.tag == tag)
 
 
+def copies_ready(queue: Queue) -> list[QueuedMessage]:
+    """What is ready in memory, in order: the highest priority first."""
+    lanes = sorted(queue.lanes, key=lambda lane: lane.priority, reverse=True)
+    return [copy for lane in lanes for copy in lane]
+
+
 def bodies_ready(queue: Queue) -> list[str]:
     """What is ready, in order, looked at without touching it."""
-    return [copy.message.body.decode() for copy in queue.ready_copies()]
+    return [copy.message.body.decode() for copy in copies_ready(queue)]
 
 
 def drain(queue: Queue) -> list[str]:

@@ -40,7 +40,7 @@ async def test_a_transaction_whose_queue_is_gone_at_the_commit(broker: WholeBrok
     transactional.channel.publish("amq.fanout", "", True, False, PERSISTENT, b"2")
     client.channel.queue_delete("gone", if_unused=False, if_empty=False)
     transactional.channel.tx_commit()
-    (stored,) = broker.broker.journal.take().blobs
+    (stored,) = broker.broker.journal.take(1, dict).blobs
     assert stored.live_copies == 1  # else the blob would never be dropped
     assert transactional.wire.returned == [(b"1", 312, "NO_ROUTE")]
     assert client.get("stays") == (b"2", False)

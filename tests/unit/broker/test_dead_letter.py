@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_services import START_MS
-from queue_house import QueueHouse, bodies_ready, drain, headers_of
+from queue_house import QueueHouse, bodies_ready, copies_ready, drain, headers_of
 
 from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.queues.dead_letter import DeathReason, dead_letter
@@ -36,7 +36,7 @@ def reject(queue: Queue) -> None:
 
 
 def only_message(queue: Queue) -> Message:
-    [copy] = queue.ready_copies()
+    [copy] = copies_ready(queue)
     return copy.message
 
 

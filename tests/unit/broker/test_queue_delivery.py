@@ -1,7 +1,7 @@
 """How messages go through a queue: publish, deliver, get, settle, give back, purge, delete."""
 
 import pytest
-from queue_house import FakeChannel, QueueHouse, bodies_ready, consumer_of, drain
+from queue_house import FakeChannel, QueueHouse, bodies_ready, consumer_of, copies_ready, drain
 
 from leveret.broker.message import CopyState
 from leveret.broker.queues.dead_letter import DeathReason
@@ -131,9 +131,9 @@ def test_consumers_of_a_quorum_queue_see_how_often_a_message_failed(house: Queue
         assert copy is not None
         queue.requeue([copy], failed=True)
     house.publish(quorum, "2")
-    headers = [decode_properties(delivered_properties(copy)).headers for copy in quorum.ready_copies()]
+    headers = [decode_properties(delivered_properties(copy)).headers for copy in copies_ready(quorum)]
     assert headers == [{"a": 1, "x-delivery-count": 1}, {"x-delivery-count": 0}]
-    headers = [decode_properties(delivered_properties(copy)).headers for copy in classic.ready_copies()]
+    headers = [decode_properties(delivered_properties(copy)).headers for copy in copies_ready(classic)]
     assert headers == [{"a": 1}]
 
 
@@ -260,18 +260,31 @@ def test_removing_a_consumer_of_a_deleted_queue_is_harmless(house: QueueHouse) -
     assert queue.consumer_count == 0
 
 
+def test_after_a_crash_all_that_may_have_been_with_a_consumer_is_redelivered(house: QueueHouse) -> None:
+    queue = house.queue()
+    messages = [house.message(body) for body in "abc"]
+    queue.redelivered_up_to = messages[1].sequence
+    house.recover(queue, *messages)
+    house.read_back(queue)
+    assert [copy.redelivered for copy in copies_ready(queue)] == [True, True, False]
+
+
 def test_restored_messages_keep_order_and_history(house: QueueHouse) -> None:
     queue = house.queue(message_ttl_ms=1000, max_priority=3)
     messages = [house.message(body, priority=priority) for body, priority in (("a", 0), ("b", 9), ("c", 0))]
     house.clock.advance(400)
-    queue.restore(messages[2], False, 0)
-    first = queue.restore(messages[0], True, 4)
-    second = queue.restore(messages[1], False, 0)
+    queue.returned[messages[0].sequence] = 4
+    house.recover(queue, *messages)
+    house.read_back(queue)
+    second, first, third = copies_ready(queue)
+    assert [copy.message for copy in (first, second, third)] == messages
     assert (first.redelivered, first.delivery_count) == (True, 4)
-    assert second.priority == 3
+    assert (third.redelivered, third.delivery_count) == (False, 0)
+    assert (first.priority, second.priority) == (0, 3)
     assert second.expires_at == messages[1].published_at + 1000
-    assert bodies_ready(queue) == ["b", "a", "c"]
-    house.advance(600)
+    house.advance(599)
+    assert queue.message_count == 3
+    house.advance(1)
     assert queue.message_count == 0
 
 

@@ -3,15 +3,17 @@
 import pytest
 from queue_house import QueueHouse
 
+from leveret.broker.durability.blobs import Blobs, StoredBlob
 from leveret.broker.message import CopyState, Message, QueuedMessage
+from leveret.broker.queues.lane import GONE_TOLERATED
 from leveret.broker.queues.queue import Queue
 from leveret.broker.queues.ready import (
-    GONE_TOLERATED,
     FifoMessages,
     PriorityMessages,
     ReadyMessages,
     ready_messages,
 )
+from leveret.broker.queues.runs import NEVER, RunTable
 from leveret.protocol.amqp.properties import read_facts
 
 
@@ -32,15 +34,14 @@ def pop_sequences(ready: ReadyMessages) -> list[int]:
     return sequences
 
 
-@pytest.fixture(params=[FifoMessages, PriorityMessages])
-def ready(request: pytest.FixtureRequest) -> ReadyMessages:
-    collection: ReadyMessages = request.param()
-    return collection
+@pytest.fixture(params=[None, 9])
+def ready(request: pytest.FixtureRequest, queue: Queue) -> ReadyMessages:
+    return ready_messages(queue, request.param)
 
 
-def test_a_queue_with_max_priority_gets_levels() -> None:
-    assert isinstance(ready_messages(None), FifoMessages)
-    assert isinstance(ready_messages(0), PriorityMessages)
+def test_a_queue_with_max_priority_gets_levels(queue: Queue) -> None:
+    assert isinstance(ready_messages(queue, None), FifoMessages)
+    assert isinstance(ready_messages(queue, 0), PriorityMessages)
 
 
 def test_comes_out_as_it_went_in(ready: ReadyMessages, queue: Queue) -> None:
@@ -95,14 +96,15 @@ def test_drain_takes_everything_in_order(ready: ReadyMessages, queue: Queue) -> 
     first = ready.pop()
     assert first is not None
     ready.add(first)
-    assert [copy.message.sequence for copy in ready.drain()] == [1, 2, 3]
+    (emptied,) = ready.drain()
+    assert [copy.message.sequence for copy in emptied.copies] == [1, 2, 3]
     assert ready.pop() is None
     ready.add(copy_of(queue, 4))
     assert pop_sequences(ready) == [4]
 
 
 def test_memory_of_ended_copies_is_bounded_by_the_live_ones(queue: Queue) -> None:
-    ready = FifoMessages()
+    ready = FifoMessages(queue, 0)
     head = copy_of(queue, 1)
     ready.add(head)
     for sequence in range(2, 1000):
@@ -116,7 +118,7 @@ def test_memory_of_ended_copies_is_bounded_by_the_live_ones(queue: Queue) -> Non
 
 
 def test_cleaning_keeps_what_was_given_back(queue: Queue) -> None:
-    ready = FifoMessages()
+    ready = FifoMessages(queue, 0)
     copies = [copy_of(queue, sequence) for sequence in range(1, 1000)]
     for copy in copies:
         ready.add(copy)
@@ -131,7 +133,7 @@ def test_cleaning_keeps_what_was_given_back(queue: Queue) -> None:
 
 
 def test_the_highest_priority_comes_first(queue: Queue) -> None:
-    ready = PriorityMessages()
+    ready = PriorityMessages(queue)
     for sequence, priority in enumerate((1, 5, 0, 5, 255), start=1):
         ready.add(copy_of(queue, sequence, priority=priority))
     assert [copy.priority for copy in ready] == [255, 5, 5, 1, 0]
@@ -139,7 +141,7 @@ def test_the_highest_priority_comes_first(queue: Queue) -> None:
 
 
 def test_a_level_emptied_by_an_end_is_passed_over(queue: Queue) -> None:
-    ready = PriorityMessages()
+    ready = PriorityMessages(queue)
     high, low = copy_of(queue, 1, priority=9), copy_of(queue, 2, priority=1)
     ready.add(high)
     ready.add(low)
@@ -147,3 +149,36 @@ def test_a_level_emptied_by_an_end_is_passed_over(queue: Queue) -> None:
     ready.forget(high)
     assert ready.pop() is low
     assert ready.pop() is None
+
+
+def test_drain_empties_the_highest_level_first(queue: Queue) -> None:
+    ready = PriorityMessages(queue)
+    for sequence, priority in ((1, 0), (2, 5), (3, 0)):
+        ready.add(copy_of(queue, sequence, priority=priority))
+    drained = ready.drain()
+    assert [[copy.message.sequence for copy in emptied.copies] for emptied in drained] == [[2], [1, 3]]
+    assert ready.pop() is None
+    assert list(ready) == []
+
+
+def test_nothing_of_a_lower_priority_overtakes_what_must_be_read_first(queue: Queue) -> None:
+    ready = PriorityMessages(queue)
+    ready.add(copy_of(queue, 1, priority=0))
+    table = RunTable()
+    table.publish(2, 1, NEVER)
+    ready.lane(5).begin_cold(table, 4)
+    ready.recount()
+    assert (ready.count, ready.body_bytes) == (2, 8)
+    assert ready.pop() is None
+    lane = ready.lane(5)
+    ready.read_ahead()
+    (row,) = lane.wanted_rows(1)
+    lane.admit(row, StoredBlob(Blobs(), 1), [copy_of(queue, 2, priority=5)], 2)
+    assert pop_sequences(ready) == [2, 1]
+
+
+def test_a_lane_is_made_once_and_only_when_needed(queue: Queue) -> None:
+    ready = PriorityMessages(queue)
+    assert list(ready.lanes) == []
+    assert ready.lane(3) is ready.lane(3)
+    assert [lane.priority for lane in ready.lanes] == [3]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from whole_broker import TRANSIENT, WholeBroker
 
-from leveret.broker.durability.checkpoint import Checkpoint
+from leveret.broker.durability.checkpoint import LoadedCheckpoint
 from leveret.storage.engine import Corrupt, Position
 from leveret.storage.memory import MemoryEngine
 
@@ -238,8 +238,10 @@ async def test_a_missing_blob_with_live_messages_is_not_passed_over(engine: Memo
     found = await engine.last_checkpoint(GROUP)
     assert found is not None
     lease = await engine.acquire(GROUP, "vandal")
-    await engine.drop(GROUP, lease.epoch, [Position(Checkpoint.unpack(found[1]).blobs[0])])
-    with pytest.raises(Corrupt, match="position 1, which holds live messages, is missing"):
+    await engine.drop(
+        GROUP, lease.epoch, [Position(next(LoadedCheckpoint.unpack(found[1]).blob_copies())[0])]
+    )
+    with pytest.raises(Corrupt, match=r"position 1, which holds 1 messages of queue 'q' .* is missing"):
         await restarted(engine)
 
 
@@ -272,7 +274,7 @@ async def test_a_checkpoint_of_a_later_format_is_refused(engine: MemoryEngine) -
     lease = await engine.acquire(GROUP, "from the future")
     found = await engine.last_checkpoint(GROUP)
     assert found is not None
-    newer = found[1].replace(b"\xa6format\x01", b"\xa6format\x63")
+    newer = found[1].replace(b"\xa6format\x02", b"\xa6format\x63")
     assert newer != found[1]
     await engine.checkpoint(GROUP, lease.epoch, found[0], newer)
     with pytest.raises(Corrupt, match="format 99"):
