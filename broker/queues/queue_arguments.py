@@ -61,6 +61,8 @@ def parse_queue_arguments(
     queue: object, arguments: Arguments, *, durable: bool, exclusive: bool, auto_delete: bool
 ) -> QueueSettings:
     """Check the declaration of a new queue; `queue` prints as texts name it, `queue 'q' in vhost '/'`."""
+    if not arguments:
+        return _DEFAULTS  # so say most, and checking that there is nothing takes a fifth of their declare
     if _DLX in arguments and not _is_string(arguments[_DLX]):
         raise SoftError(
             ReplyCode.PRECONDITION_FAILED,
@@ -83,6 +85,9 @@ def parse_queue_arguments(
     if queue_type == "quorum":
         _check_quorum_properties(queue, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
     return _shared(_settings(arguments, queue_type))
+
+
+_DEFAULTS = QueueSettings()
 
 
 def check_server_named(arguments: Arguments) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 
@@ -66,6 +67,14 @@ async def test_stopping_runs_what_was_submitted() -> None:
     await worker.stop()
     assert ran == list(range(500))
     await asyncio.gather(*futures)
+
+
+async def test_stopping_leaves_nothing_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    worker = Worker("test", run_each)
+    await worker.submit(lambda: None)
+    await worker.stop()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_a_cancelled_caller_is_not_answered() -> None:
