@@ -120,7 +120,7 @@ class Config:
         metadata=_about("Time that a client has to log in.", minimum=0.01),
     )
     checkpoint_bytes: int = field(
-        default=64 * MIB,
+        default=32 * MIB,
         metadata=_about("Growth of the log between checkpoints; a start replays up to that much.", minimum=1),
     )
     consumer_timeout_ms: int = field(

@@ -112,7 +112,7 @@ class Packer:
     def add_survivors(self, victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]") -> None:
         """Write what is alive of a blob anew, all of it into one blob, unless that is most of it."""
         if not victim.live_copies:
-            return
+            return  # nothing is left by now
         survivors = find_survivors(victim, payload, queues)
         packed = [_pack_moved(survivor) for survivor in survivors]
         size = sum(len(head) + len(body) for head, body in packed)

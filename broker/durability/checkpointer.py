@@ -48,7 +48,9 @@ class Checkpointer:
 
     @property
     def is_due(self) -> bool:
-        return self._grown_bytes >= max(self._every_bytes, self._last_size * LOG_PER_CHECKPOINT)
+        """The log has grown, or there is something to drop: worth the writing of one."""
+        enough = max(self._every_bytes, self._last_size * LOG_PER_CHECKPOINT)
+        return max(self._grown_bytes, self._broker.journal.blobs.dead_size) >= enough
 
     @property
     def is_walking(self) -> bool:

@@ -37,21 +37,26 @@ class Cleaner:
         return blobs.size - blobs.dead_size > LOG_PER_LIVE_BYTE * blobs.live_size + SLACK_BYTES
 
     async def clean(self) -> None:
-        """Move survivors until the log is small enough or nothing is worth it."""
-        blobs = self._journal.blobs
-        while self.is_needed and blobs.sparse:
-            victims = sorted(blobs.sparse, key=lambda blob: blob.live_size)[:AT_ONCE]
-            await self._move(victims)
+        """Move survivors until the log is small enough; what has become sparse meanwhile waits.
+
+        The next checkpoint is what gives the room back, so it must not wait long.
+        """
+        victims = sorted(self._journal.blobs.sparse, key=lambda blob: blob.live_size)
+        for at in range(0, len(victims), AT_ONCE):
+            if not self.is_needed:
+                return
+            await self._move(victims[at : at + AT_ONCE])
 
     async def _move(self, victims: list[StoredBlob]) -> None:
         positions = [Position(victim.position) for victim in victims]
         found = await self._engine.read_many(self._group, positions)
         for victim, data in zip(victims, found, strict=True):
+            if not victim.live_copies:
+                continue  # died meanwhile, and may be dropped
             if data is None:
                 raise Corrupt(
                     f"the blob at position {victim.position}, which holds live messages, is missing"
                 )
-            self._journal.blobs.sparse.pop(victim, None)
             self._journal.move(victim, decode_blob(data).payload)
         await self._commit()
         if failpoints.armed:

@@ -84,8 +84,9 @@ class AmqpSession:
         self._domain_channels: dict[int, Channel] = {}  # the connection's own
         self._channels: dict[int, AmqpChannel] = {}
         self._events: Iterator[Event] = iter(())
-        self._held: list[bytes] | None = None  # output that waits for the commit; input is paused until then
-        self._held_channel = 0  # whose method caused that
+        # Output that waits for the commit, with its channel; input is paused until then.
+        self._held: list[tuple[int, list[bytes]]] | None = None
+        self._is_processing = False
         self._is_blocked = False  # by an alarm, for having published: nothing is read
         self._socket_is_writable = True
         self._turn_bytes = 0  # of content that was buffered in this turn
@@ -186,8 +187,8 @@ class AmqpSession:
         log.warning("%s, channel %d: %s", self._host.name, number, error)
         self._connection.close_channel(number)
         self._protocol.close_channel(number, error)
-        if self._held and self._held_channel == number:
-            self._held.clear()  # nothing may follow channel.close on a channel
+        if self._held and not self._is_processing:  # nothing may follow channel.close on a channel
+            self._held = [(held_for, output) for held_for, output in self._held if held_for != number]
         self._request_flush()
 
     def _request_flush(self) -> None:
@@ -201,11 +202,18 @@ class AmqpSession:
     # What the peer says
 
     def _process(self) -> None:
-        """Handle the events that are left, or as many as come before a hold."""
+        """Handle the events that are left; what they answer after a durable change is held."""
         channels = self._domain_channels
         has_published = False
+        awaited: Queue | None = None
+        out = self._protocol.out
+        self._is_processing = True
         for event in self._events:
             kind = event[0]
+            if self._held is not None and kind == METHOD and type(event[2]) is methods.BasicConsume:
+                self._events = chain((event,), self._events)  # or deliveries would overtake its reply
+                break
+            already_out = len(out)
             try:
                 if kind == PUBLISH:
                     has_published = True
@@ -217,21 +225,32 @@ class AmqpSession:
                     self._handle(event)
                     channels = self._domain_channels
             except HeadNotInMemory as wait:
-                self._hold_for(wait.queue, event)
+                awaited = wait.queue
+                self._events = chain((event,), self._events)
+                break
             except AmqpError as error:
                 self._fail(event, error)
             except Exception:
                 log.exception("%s: an event of kind %d failed", self._host.name, kind)
                 self._fail(event, HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
-            if self._held is not None:
-                break
+            if self._held is not None and len(out) > already_out:
+                self._held.append((event[1] if kind in (METHOD, PUBLISH, ACK) else 0, out[already_out:]))
+                del out[already_out:]
+        self._is_processing = False
+        if self._held is not None:
+            self._host.pause_input()
+            self._journal.when_durable(self._resume)
+        elif awaited is not None:
+            self._held = []
+            self._host.pause_input()
+            awaited.when_read(self._resume)
         if has_published and self._connection and self._broker.alarms.is_active and not self._is_blocked:
             self._block()
         self._request_flush()
 
     def _handle(self, event: Event) -> None:
-        """Everything but publishes and acks, with the hold that durable changes ask for."""
-        changes, already_out = self._journal.changes, len(self._protocol.out)
+        """Everything but publishes and acks; a durable change begins a hold."""
+        changes = self._journal.changes
         kind = event[0]
         if kind == METHOD:
             self._execute(event[1], event[2])
@@ -245,8 +264,8 @@ class AmqpSession:
             self._protocol.close_ok()
         elif kind in (FAILED, CHANNEL_FAILED):
             raise event[-1]
-        if self._journal.changes != changes:
-            self._hold(event[1] if kind == METHOD else 0, already_out)
+        if self._journal.changes != changes and self._held is None:
+            self._held = []
 
     def _execute(self, number: int, method: Method) -> None:
         assert self._connection is not None
@@ -293,27 +312,11 @@ class AmqpSession:
 
     # The hold
 
-    def _hold(self, number: int, already_out: int) -> None:
-        """Put the output from a position on aside until what is pending is durable, and read nothing."""
-        out = self._protocol.out
-        self._held = out[already_out:]
-        self._held_channel = number
-        del out[already_out:]
-        self._host.pause_input()
-        self._journal.when_durable(self._resume)
-
-    def _hold_for(self, queue: Queue, event: Event) -> None:
-        """Read nothing, and handle the event once more when the queue's head is in memory."""
-        self._held = []
-        self._held_channel = event[1]
-        self._events = chain((event,), self._events)
-        self._host.pause_input()
-        queue.when_read(self._resume)
-
     def _resume(self) -> None:
         if self._held is None:  # lost or closed meanwhile
             return
-        self._protocol.out.extend(self._held)
+        for _, output in self._held:
+            self._protocol.out.extend(output)
         self._held = None
         self._process()
         self._host.resume_input()
