@@ -47,6 +47,11 @@ GROUP = 0  # the one group of a broker that owns everything
 NODE = "leveret"
 TICK_S = 0.5  # how often heartbeats are looked at
 SWITCH_INTERVAL_S = 0.0005  # the storage thread gets the GIL back soon: puts of a busy broker 5.3 -> 1.4 ms
+# A full garbage collection walks every message in memory (100 ms for 100,000) and finds nothing: messages
+# are in no cycles. Connections are, so it is done when some have gone.
+GC_YOUNG = 20_000
+GC_NEVER = 1_000_000_000
+GC_AFTER_CONNECTIONS = 200
 BACKLOG = 1024  # connections that wait for accept
 GOODBYE_S = 1.0  # for clients to read why we leave; one that only publishes now and then never looks
 EXIT_AT_ONCE = 1
@@ -56,6 +61,7 @@ EXIT_COMMIT_FAILED = 3
 def serve(config: Config) -> int:
     """Run a broker until it is told to stop. Returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(GC_YOUNG, GC_NEVER, GC_NEVER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Server(config, _make_engine(config)).run())
 
@@ -79,6 +85,7 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         self._committer: Committer | None = None  # from the end of recovery on
+        self._closed_at_collection = 0  # connections, when garbage was collected last
         self.is_ready = False
 
     async def log_stats(self) -> EngineStats:
@@ -259,6 +266,10 @@ class Server:
         for connection in list(broker.connections):
             connection.take_back_overdue(now_s)
         broker.windows.weigh_all()
+        closed = broker.counters.connections_closed
+        if closed - self._closed_at_collection >= GC_AFTER_CONNECTIONS:
+            self._closed_at_collection = closed
+            gc.collect()
 
 
 @contextlib.contextmanager

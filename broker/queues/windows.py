@@ -6,7 +6,7 @@ filled, the server `weigh_all` every now and then; what consumers took in betwee
 
 from .lane import LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
 
-WINDOWS_BYTES = 64 * 1024 * 1024  # of all lanes together, before each must be content with very little
+WINDOWS_BYTES = 32 * 1024 * 1024  # of all lanes together, before each must be content with very little
 TIGHT_READ_COPIES = 16  # what a lane gets back at a time then
 
 
