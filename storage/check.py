@@ -10,19 +10,20 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from .blob import CHAIN_START, chain_hash, decode_blob, iter_records
 from .directory import DataDirectory
 from .engine import Corrupt, EngineError
-from .lmdb_read import join_chunks
+from .lmdb_read import iter_chunks, join_chunks
 from .lmdb_rows import (
+    BLOB_KEY_BYTES,
     EPOCH_PREFIX,
     KEY_ROOT,
     KEY_SUPERBLOCK,
     Root,
-    chunk_key,
     unpack_blob_key,
     unpack_chunk_key,
     unpack_epoch,
@@ -30,7 +31,6 @@ from .lmdb_rows import (
     unpack_meta,
 )
 from .lmdb_store import Store, read_meta_pages, verify_pages
-from .lmdb_write import chunk_count
 
 FINDINGS_MAX = 100
 """One broken page can spoil thousands of blobs; the first findings say it all."""
@@ -143,8 +143,10 @@ class _Walk:
     def _check_blobs(self) -> None:
         # That the last one is there, and nothing behind it, `Store.check` has seen.
         group, expected, previous = -1, 1, CHAIN_START
-        for key, blob in self._rows(self._store.log):
+        by_blob = groupby(self._rows(self._store.log), key=lambda row: row[0][:BLOB_KEY_BYTES])
+        for key, rows in by_blob:
             found, position = unpack_blob_key(key)
+            blob = b"".join(value for _, value in rows)
             if found != group:
                 group, expected, previous = found, 1, CHAIN_START
             checkpoint = self._root.checkpoint(group).position
@@ -179,16 +181,9 @@ class _Walk:
     def _check_checkpoint(self, group: int) -> None:
         entry = self._root.checkpoint(group)
         chunks: list[bytes] = []
-        for number in range(chunk_count(entry.length)):
-            chunk = self._txn.get(chunk_key(group, entry.generation, number), db=self._store.checkpoint)
-            if chunk is None:
-                self._report.add(
-                    f"group {group}: the checkpoint at position {entry.position} is damaged: "
-                    f"chunk {number} is missing"
-                )
-                return
-            chunks.append(chunk)
         try:
+            while some := list(iter_chunks(self._txn, group, entry, chunks, self._store)):
+                chunks += some
             join_chunks(group, entry, chunks)
         except Corrupt as error:
             self._report.add(str(error))

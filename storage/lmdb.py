@@ -50,10 +50,10 @@ from .lmdb_read import (
     read_sizes,
     read_stats,
 )
-from .lmdb_room import NoRoom, Use
+from .lmdb_room import NoRoom
 from .lmdb_rows import Root
 from .lmdb_store import MAP_BYTES, Store, create_store, read_meta_pages, translate, verify_pages
-from .lmdb_write import CHUNKS_PER_COMMIT, Write, chunk_count
+from .lmdb_write import CHECKPOINT_BYTES_PER_COMMIT, CHUNK_BYTES, PIECE_BYTES, Write
 from .worker import Job, Worker, run_each
 
 BLOB_MAX_BYTES = 64 * 4096 - 16
@@ -67,6 +67,9 @@ INFLIGHT_MAX = 8
 
 DROP_BLOBS_PER_COMMIT = 256
 """16,000 pages in one free list record at most."""
+
+SLOW_DROP_MS = 20.0
+"""Fewer are then dropped at a time. Of each, LMDB reads a page, which may have to come from the disk."""
 
 META_VALUE_MAX_BYTES = 1024 * 1024
 
@@ -158,23 +161,52 @@ class LmdbEngine:
         return found
 
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
-        for first in range(0, len(positions), DROP_BLOBS_PER_COMMIT):
-            some = positions[first : first + DROP_BLOBS_PER_COMMIT]
-            await self._write(partial(Write.drop, group=group, epoch=epoch, positions=some))
+        done, count = 0, DROP_BLOBS_PER_COMMIT
+        while done < len(positions):
+            some = positions[done : done + count]
+            try:
+                await self._write(partial(Write.drop, group=group, epoch=epoch, positions=some))
+            except Full:
+                # LMDB lists the freed pages in one piece, for which there may be no room on a full disk.
+                if len(some) == 1:
+                    raise
+                count = len(some) // 2
+            else:
+                done += len(some)
+                if self._last_commit_ms > SLOW_DROP_MS:
+                    count = max(count // 2, DROP_BLOBS_PER_COMMIT // 16)
+                else:
+                    count = min(2 * count, DROP_BLOBS_PER_COMMIT)
 
     async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
         async with self._checkpointing:
-            left = await self._write(lambda write: write.begin_checkpoint(group, epoch, position))
-            while left:
-                left = await self._write(lambda write: write.sweep_chunks(group))
-            last = max(0, chunk_count(len(blob)) - 1) // CHUNKS_PER_COMMIT * CHUNKS_PER_COMMIT
-            for first in range(0, last, CHUNKS_PER_COMMIT):
-                await self._write(partial(Write.put_chunks, group=group, epoch=epoch, blob=blob, first=first))
-            left = await self._write(
-                lambda write: write.finish_checkpoint(group, epoch, position, blob, last)
-            )
-            while left:
-                left = await self._write(lambda write: write.sweep_chunks(group))
+            try:
+                await self._put_checkpoint(group, epoch, position, blob, CHUNK_BYTES)
+            except Full:
+                await self._put_checkpoint(group, epoch, position, blob, PIECE_BYTES)
+
+    async def _put_checkpoint(
+        self, group: int, epoch: int, position: Position, blob: bytes, chunk_bytes: int
+    ) -> None:
+        left = await self._write(lambda write: write.begin_checkpoint(group, epoch, position))
+        while left:
+            left = await self._write(lambda write: write.sweep_chunks(group))
+        chunks = [blob[start : start + chunk_bytes] for start in range(0, len(blob), chunk_bytes)]
+        count = CHECKPOINT_BYTES_PER_COMMIT // chunk_bytes
+        last = max(0, len(chunks) - 1) // count * count
+
+        def put(write: Write, first: int) -> None:
+            write.put_chunks(group, epoch, first, chunks[first : first + count])
+
+        def finish(write: Write) -> bool:
+            put(write, last)
+            return write.finish_checkpoint(group, position, blob)
+
+        for first in range(0, last, count):
+            await self._write(partial(put, first=first))
+        left = await self._write(finish)
+        while left:
+            left = await self._write(lambda write: write.sweep_chunks(group))
 
     async def last_checkpoint(self, group: int) -> tuple[Position, bytes] | None:
         while True:
@@ -182,12 +214,9 @@ class LmdbEngine:
             if entry is None:
                 return None
             chunks: list[bytes] = []
-            for first in range(0, chunk_count(entry.length), CHUNKS_PER_COMMIT):
-                some = await self._read(partial(read_chunks, group, entry, first))
-                if some is None:  # replaced since: begin again with the newer one
-                    break
+            while some := await self._read(partial(read_chunks, group, entry, chunks)):
                 chunks += some
-            else:
+            if some is not None:  # else it was replaced since: begin again with the newer one
                 return Position(entry.position), join_chunks(group, entry, chunks)
 
     async def meta_get(self, key: bytes) -> tuple[bytes, Revision] | None:
@@ -199,7 +228,7 @@ class LmdbEngine:
         return await self._write(lambda write: write.meta_cas(key, value, revision))
 
     async def stats(self) -> EngineStats:
-        return await self._read(partial(read_stats, self._map_bytes, self._last_commit_ms))
+        return await self._read(partial(read_stats, self._last_commit_ms))
 
     # On the writer thread
 
@@ -223,35 +252,28 @@ class LmdbEngine:
         """Give an operation that found no room, maybe only for the company it was in, a transaction of its
         own.
 
-        What a transaction frees can be used by the second one after it, so there must be one in between. All
-        but ordinary appends may then use the reserve.
+        What a transaction frees can be used by the second one after it, so there must be one in between.
         """
         try:
-            self._commit([Write.touch], Use.FREEING)
-            return self._commit([operation])[0]
-        except NoRoom as refusal:
-            use = refusal.use
-        try:
-            if use > Use.ORDINARY:
-                return self._commit([operation], use)[0]
+            self._commit([Write.touch], in_need=True)
+            return self._commit([operation], in_need=True)[0]
         except NoRoom:
-            pass
-        return Full(f"{self._path}: the store is full")
+            return Full(f"{self._path}: the store is full")
 
-    def _commit(self, operations: Sequence[Job], use: Use = Use.ORDINARY) -> list[object]:
+    def _commit(self, operations: Sequence[Job], *, in_need: bool = False) -> list[object]:
         """Run operations in one transaction. Raises NoRoom; any other error ends the engine."""
         if self._failure is None:
             try:
-                return self._try_commit(operations, use)
+                return self._try_commit(operations, in_need)
             except (lmdb.Error, OSError) as error:
                 self._failure = translate(error, self._path)
         return [self._failure] * len(operations)
 
-    def _try_commit(self, operations: Sequence[Job], use: Use) -> list[object]:
+    def _try_commit(self, operations: Sequence[Job], in_need: bool) -> list[object]:
         started = time.perf_counter()
         assert self._store is not None
-        txn = self._store.begin(use)
-        write = Write(self._store, txn, self._root)
+        txn = self._store.begin(in_need=in_need)
+        write = Write(self._store, txn, self._root, in_pieces=in_need)
         try:
             answers = [_answer(operation, write) for operation in operations]
             if not write.changed:
@@ -262,7 +284,7 @@ class LmdbEngine:
                 failpoints.hit("before_commit")
         except lmdb.MapFullError as error:
             txn.abort()
-            raise NoRoom(write.use) from error
+            raise NoRoom from error
         except BaseException:
             txn.abort()
             raise
@@ -274,7 +296,7 @@ class LmdbEngine:
                 failpoints.hit("after_commit_before_confirm")
         except lmdb.MapFullError as error:
             # No doubt here: LMDB saves its free list, which may need a page, before it writes anything.
-            raise NoRoom(write.use) from error
+            raise NoRoom from error
         except (lmdb.Error, OSError) as error:
             txn.abort()
             self._failure = Ambiguous(

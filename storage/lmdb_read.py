@@ -4,17 +4,16 @@ Everything is copied out of the map before the transaction ends. The root row is
 as the data, so the two always belong together.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from typing import Any
 
 import google_crc32c
 
 from .engine import Corrupt, EngineStats, Position, Revision
-from .lmdb_rows import CheckpointEntry, blob_key, chunk_key, unpack_blob_key, unpack_meta
+from .lmdb_rows import BLOB_KEY_BYTES, CheckpointEntry, blob_key, chunk_key, unpack_blob_key, unpack_meta
 from .lmdb_store import Store
-from .lmdb_tree import LogTree
-from .lmdb_write import CHUNKS_PER_COMMIT, chunk_count
+from .lmdb_tree import Extent, LogTree
 
 READ_BYTES = 1024 * 1024
 """What one transaction copies (or one blob): a reader pins every page freed meanwhile, so it is short."""
@@ -43,11 +42,12 @@ def read_blobs(
         end = Position(root.group(group).position if upto is None else upto)
         needed_from = root.checkpoint(group).position + 1
         tree = store.log_tree(txn)
-        for position, offset, size in _extents(tree, group, after, end):
+        for position, extents in _extents(tree, group, after, end):
             if position > max(expected, needed_from):
                 raise _missing(group, max(expected, needed_from))
-            found.append((position, tree.read(offset, size)))
-            copied, expected = copied + size, position + 1
+            blob = b"".join(tree.read(*extent) for extent in extents)
+            found.append((position, blob))
+            copied, expected = copied + len(blob), position + 1
             if copied >= READ_BYTES:
                 return found, end
         if end >= max(expected, needed_from):
@@ -63,9 +63,10 @@ def read_many(group: int, positions: Sequence[Position], store: Store) -> list[b
         with store.reading() as txn:
             tree = store.log_tree(txn)
             for position in islice(positions, len(found), None):
-                extent = tree.find(blob_key(group, position))
-                found.append(None if extent is None else tree.read(*extent))
-                copied += LOOKUP_BYTES + (0 if extent is None else extent[1])
+                extents = tree.find(blob_key(group, position))
+                blob = b"".join(tree.read(*extent) for extent in extents)
+                found.append(blob if extents else None)
+                copied += LOOKUP_BYTES + len(blob)
                 if copied >= READ_BYTES:
                     break
     return found
@@ -74,19 +75,20 @@ def read_many(group: int, positions: Sequence[Position], store: Store) -> list[b
 def read_sizes(group: int, after: Position, store: Store) -> list[tuple[Position, int]]:
     """Positions and sizes of the next SIZES_PER_READ blobs; fewer at the end of the log."""
     with store.reading() as txn:
-        extents = _extents(store.log_tree(txn), group, after, LAST_POSITION)
-        return [(position, size) for position, _, size in islice(extents, SIZES_PER_READ)]
+        blobs = islice(_extents(store.log_tree(txn), group, after, LAST_POSITION), SIZES_PER_READ)
+        return [(position, sum(size for _, size in extents)) for position, extents in blobs]
 
 
 def _extents(
     tree: LogTree, group: int, after: Position, upto: Position
-) -> Iterator[tuple[Position, int, int]]:
-    """Position, place in the file, and size of the group's blobs in (after, upto]."""
-    for key, offset, size in tree.entries(blob_key(group, after + 1)):
+) -> Iterator[tuple[Position, list[Extent]]]:
+    """Position of each of the group's blobs in (after, upto], and where its parts lie in the file."""
+    rows = tree.entries(blob_key(group, after + 1))
+    for key, parts in groupby(rows, key=lambda row: row[0][:BLOB_KEY_BYTES]):
         at, position = unpack_blob_key(key)
         if at != group or position > upto:
             return
-        yield Position(position), offset, size
+        yield Position(position), [(offset, size) for _, offset, size in parts]
 
 
 def _missing(group: int, position: int) -> Corrupt:
@@ -98,22 +100,28 @@ def read_checkpoint_entry(group: int, store: Store) -> CheckpointEntry | None:
         return store.read_root(txn)[0].checkpoints.get(group)
 
 
-def read_chunks(group: int, entry: CheckpointEntry, first: int, store: Store) -> list[bytes] | None:
-    """Some chunks of a checkpoint from number `first` on, or None when it was replaced since."""
-    numbers = range(first, min(first + CHUNKS_PER_COMMIT, chunk_count(entry.length)))
+def read_chunks(group: int, entry: CheckpointEntry, before: list[bytes], store: Store) -> list[bytes] | None:
+    """The chunks of a checkpoint that follow those `before`, or None when it was replaced since."""
     with store.reading() as txn:
         if store.read_root(txn)[0].checkpoints.get(group) != entry:
             return None
-        chunks = [
-            txn.get(chunk_key(group, entry.generation, number), db=store.checkpoint) for number in numbers
-        ]
-    whole = [chunk for chunk in chunks if chunk is not None]
-    if len(whole) != len(chunks):
-        raise Corrupt(
-            f"group {group}: the checkpoint at position {entry.position} is damaged: "
-            f"chunk {first + chunks.index(None)} is missing"
-        )
-    return whole
+        return list(iter_chunks(txn, group, entry, before, store))
+
+
+def iter_chunks(
+    txn: Any, group: int, entry: CheckpointEntry, before: list[bytes], store: Store
+) -> Iterator[bytes]:
+    """The next chunks of a checkpoint, as many as one transaction should copy. Raises Corrupt."""
+    number, left, copied = len(before), entry.length - sum(map(len, before)), 0
+    while left > 0 and copied < READ_BYTES:
+        chunk = txn.get(chunk_key(group, entry.generation, number), db=store.checkpoint)
+        if chunk is None:
+            raise Corrupt(
+                f"group {group}: the checkpoint at position {entry.position} is damaged: "
+                f"chunk {number} is missing"
+            )
+        yield chunk
+        number, left, copied = number + 1, left - len(chunk), copied + len(chunk)
 
 
 def join_chunks(group: int, entry: CheckpointEntry, chunks: list[bytes]) -> bytes:
@@ -135,10 +143,9 @@ def read_meta(key: bytes, store: Store) -> tuple[bytes, Revision] | None:
     return value, Revision(revision)
 
 
-def read_stats(map_bytes: int, last_commit_ms: float, store: Store) -> EngineStats:
+def read_stats(last_commit_ms: float, store: Store) -> EngineStats:
     with store.reading() as txn:
         used, allocated = store.used_bytes(txn), (store.path / "data.mdb").stat().st_size
         blobs = int(txn.stat(store.log)["entries"])
-    disk = os.statvfs(store.path)
-    free = min(disk.f_bavail * disk.f_frsize + allocated, map_bytes) - used - store.room.reserve_bytes
+    free = store.room.disk_bytes + allocated - used - store.room.reserve_bytes
     return EngineStats(used, max(0, free), blobs, last_commit_ms)

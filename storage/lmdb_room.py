@@ -3,10 +3,14 @@
 A commit must not meet a full disk: any commit error ends the engine. So the file is always allocated some way
 beyond the pages in use, and a transaction only ever writes to what is allocated. When the disk has no more,
 LMDB's map is cut to what there is: LMDB then goes on using the free pages inside the file, and says "map
-full" before it writes anything. The last part of what is allocated is a reserve: for urgent appends, and for
-the operations by which room comes back, drops and checkpoints.
+full" before it writes anything. Ordinary appends leave some of them free, as a reserve for urgent ones and
+for the operations by which room comes back, drops and checkpoints.
 
-It also makes commits quicker, which need not enlarge the file (a quarter for small ones on ext4).
+Allocating ahead also makes commits quicker, which need not enlarge the file: small ones take a quarter less
+on ext4.
+
+Pages that LMDB touches in its map count as the process's memory, though they are only the page cache: four
+tenths of what is appended, and of what is dropped. So the map is laid out anew now and then.
 
 The writer thread owns it, and calls it only between write transactions but for `require`.
 """
@@ -14,7 +18,6 @@ The writer thread owns it, and calls it only between write transactions but for 
 import errno
 import os
 from collections.abc import Callable
-from enum import IntEnum
 from pathlib import Path
 
 from . import failpoints
@@ -24,29 +27,27 @@ AHEAD_BYTES = 32 * 1024 * 1024
 """What is allocated behind the pages in use, at least, while the disk has it."""
 
 RESERVE_BYTES = 24 * 1024 * 1024
-"""The last part of it, which ordinary appends may not touch when the disk is full.
+"""What ordinary appends leave when the disk is full.
 
 Urgent ones may take two thirds: an owner that stopped its publishers has up to 16 MiB under way. The rest is
 left to drops and checkpoints: without them no room would ever come back.
 """
 
+TOUCHED_BYTES_MAX = 32 * 1024 * 1024
+"""What transactions may touch of the map until it is laid out anew, which takes 0.05 to 0.2 ms."""
+
+COMMIT_TOUCHES_BYTES = 64 * 1024
+"""By its own pages."""
+
+DROP_TOUCHES_BYTES = 128 * 1024
+"""By one blob: its first page, and what the kernel maps around it."""
+
 _STEP_BYTES_MAX = 64 * 1024 * 1024  # beyond that, an eighth of the file at a time, at most this
-
-
-class Use(IntEnum):
-    """What a transaction is for: how many thirds of the reserve it may have."""
-
-    ORDINARY = 0
-    URGENT = 2
-    FREEING = 3
+_LEFT_BYTES = 1024 * 1024  # on the disk, for what the file system itself needs
 
 
 class NoRoom(Exception):
     """A transaction did not fit; nothing was written."""
-
-    def __init__(self, use: Use) -> None:
-        super().__init__()
-        self.use = use
 
 
 class Room:
@@ -67,49 +68,76 @@ class Room:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._allocated = os.fstat(self._descriptor).st_size
         self._end = 0  # of the pages in use, if all that this transaction appends is put behind them
+        self._is_cut = False  # whether the map ends where the disk does
+        self._touched = 0  # bytes of the map, since it was laid out
+
+    @property
+    def disk_bytes(self) -> int:
+        """By how much the file can still be enlarged."""
+        disk = os.fstatvfs(self._descriptor)
+        return min(max(0, disk.f_bavail * disk.f_frsize - _LEFT_BYTES), self._map_bytes_max - self._allocated)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def begin(self, use: Use) -> None:
-        """Before a write transaction: allocate ahead, or cut the map to what is allocated."""
-        self._end = (self._metas.last_page() + 1) * self._metas.page_bytes
-        if self._allocate(self._end + self._ahead):
-            self._resize(self._map_bytes_max)
-        else:
-            self._resize(max(self._end, self._allocated - self._spared(use)))
+    def begin(self, *, in_need: bool) -> None:
+        """Before a write transaction: allocate ahead, or cut the map to what is allocated.
 
-    def require(self, size: int, use: Use) -> None:
+        One that did not fit before is `in_need`: it must do with what is allocated.
+        """
+        self.touch(COMMIT_TOUCHES_BYTES)
+        self._end = (self._metas.last_page() + 1) * self._metas.page_bytes
+        self._is_cut = not self._allocate(self._end + self._ahead) or in_need
+        self._resize(self._allocated if self._is_cut else self._map_bytes_max)
+
+    def require(self, size: int, used_bytes: Callable[[], int], *, urgent: bool) -> None:
         """Within a transaction, before it appends this much. Raises NoRoom.
 
-        Where the map was cut, LMDB itself knows best whether it fits.
+        Where the map was cut, LMDB itself finds out whether there are pages for it; here it is only seen to
+        that enough are left.
         """
         self._end += size
-        if self._map_bytes == self._map_bytes_max and not self._allocate(self._end + self._spared(use)):
-            raise NoRoom(use)
+        self.touch(size)
+        spared = self.reserve_bytes // 3 if urgent else self.reserve_bytes
+        if self._is_cut:
+            fits = used_bytes() + size + spared <= self._allocated
+        else:
+            fits = self._allocate(self._end + spared)
+        if not fits:
+            raise NoRoom
 
-    def _spared(self, use: Use) -> int:
-        """What a transaction must leave of the reserve."""
-        return self.reserve_bytes * (Use.FREEING - use) // Use.FREEING
+    def touch(self, size: int) -> None:
+        """This transaction touches about this much of the map."""
+        self._touched += size
 
     def _resize(self, map_bytes: int) -> None:
-        if map_bytes != self._map_bytes:
+        """See that the map is so large, and that not too much of it was touched."""
+        if map_bytes != self._map_bytes or self._touched > TOUCHED_BYTES_MAX:
             self._set_map_bytes(map_bytes)
             self._map_bytes = map_bytes
+            self._touched = 0
 
     def _allocate(self, needed: int) -> bool:
-        """See that the file is allocated up to `needed`, or generously further, but never beyond the map."""
-        within_map = min(needed, self._map_bytes_max)
-        generous = min(needed + min(self._allocated // 8, _STEP_BYTES_MAX), self._map_bytes_max)
-        for target in (generous, within_map):
-            if within_map <= self._allocated:
+        """See that the file is allocated up to `needed`, or generously further, but never beyond the map.
+
+        Where the disk has too little for it, take what it has.
+        """
+        if needed <= self._allocated:
+            return True
+        there_is = self._allocated + self.disk_bytes
+        generous = needed + min(self._allocated // 8, _STEP_BYTES_MAX)
+        for wanted in (generous, needed):
+            target = min(wanted, there_is)
+            if target <= self._allocated:
                 break
             try:
                 if failpoints.armed:
                     failpoints.hit("allocate")
                 os.posix_fallocate(self._descriptor, self._allocated, target - self._allocated)
                 self._allocated = target
+                break
             except OSError as error:
                 if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                     raise
+                self._allocated = os.fstat(self._descriptor).st_size  # some file systems give a part
         return needed <= self._allocated

@@ -21,6 +21,7 @@ KEY_SUPERBLOCK = b"superblock"
 EPOCH_PREFIX = b"epoch"
 
 _BLOB_KEY = struct.Struct(">IQ")  # group, position
+_PIECE_KEY = struct.Struct(">IQI")  # group, position, number from 1
 _CHUNK_KEY = struct.Struct(">IQI")  # group, generation, number
 _EPOCH_KEY = struct.Struct(">5sIQ")  # prefix, group, epoch
 _CRC = struct.Struct(">I")
@@ -29,12 +30,16 @@ _ROOT_GROUP = struct.Struct(">IQQQ16sQQQI")
 _EPOCH = struct.Struct(">Q")  # fence; the node's name follows
 _META = struct.Struct(">Q")  # revision; the value follows
 
+BLOB_KEY_BYTES = _BLOB_KEY.size
 blob_key = _BLOB_KEY.pack
+piece_key = _PIECE_KEY.pack
 chunk_key = _CHUNK_KEY.pack
 
 
 def unpack_blob_key(key: bytes) -> tuple[int, int]:
-    """(group, position). Raises Corrupt."""
+    """(group, position), also of a piece's key. Raises Corrupt."""
+    if len(key) == _PIECE_KEY.size:
+        key = key[: _BLOB_KEY.size]
     group, position = _unpack_key("log", _BLOB_KEY, key)
     return group, position
 

@@ -20,7 +20,7 @@ from .blob import chain_hash
 from .directory import FILE_MODE, DataDirectory
 from .engine import Corrupt, EngineError, Unavailable
 from .lmdb_file import MetaPages, sync_path
-from .lmdb_room import Room, Use
+from .lmdb_room import Room
 from .lmdb_rows import (
     KEY_ROOT,
     KEY_SUPERBLOCK,
@@ -108,9 +108,9 @@ class Store:
         if self._room is not None:
             self._room.close()
 
-    def begin(self, use: Use) -> "lmdb.Transaction[bytes]":
-        """A write transaction, with room ahead of it."""
-        self.room.begin(use)
+    def begin(self, *, in_need: bool) -> "lmdb.Transaction[bytes]":
+        """A write transaction, with room ahead of it unless it is `in_need`: did not fit before."""
+        self.room.begin(in_need=in_need)
         return self.env.begin(write=True)
 
     @contextmanager
@@ -128,10 +128,11 @@ class Store:
             self.env.set_mapsize(map_bytes)
 
     def used_bytes(self, txn: Any) -> int:
-        """What the pages in use take (but for LMDB's own free list)."""
+        """What the pages in use take. LMDB's list of the free ones is estimated: 8 bytes for each."""
         databases = [txn.stat(db) for db in (self.log, self.checkpoint, self.meta, self.state)]
-        pages = sum(db["branch_pages"] + db["leaf_pages"] + db["overflow_pages"] for db in databases)
-        return int(pages) * self._metas.page_bytes
+        pages = sum(int(db["branch_pages"] + db["leaf_pages"] + db["overflow_pages"]) for db in databases)
+        free_pages = max(0, self._metas.last_page() + 1 - pages)
+        return pages * self._metas.page_bytes + 8 * free_pages
 
     def stamp(self, txn: Any) -> Stamp:
         """What the root row of this write transaction must say about LMDB's meta pages."""

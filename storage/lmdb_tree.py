@@ -21,6 +21,7 @@ import os
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from .engine import Corrupt
@@ -32,6 +33,9 @@ _DATABASE = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, three page counts, 
 _BRANCH, _LEAF = 0x01, 0x02  # kinds of page
 _BIG = 0x01  # flag of a node: the value has pages of its own
 _NO_PAGE = 2**64 - 1
+
+Extent = tuple[int, int]
+"""A part of the file: offset and size."""
 
 
 class LogTree:
@@ -47,7 +51,7 @@ class LogTree:
         _, _, self._depth, *_, self._root = _DATABASE.unpack(database)
 
     def entries(self, first: bytes) -> Iterator[tuple[bytes, int, int]]:
-        """The key of each blob, where it lies in the file, and its size; from the key `first` on, rising."""
+        """The key of each row, where its value lies in the file, and its size; from `first` on, rising."""
         if self._root == _NO_PAGE:
             return
         try:
@@ -55,13 +59,13 @@ class LogTree:
         except struct.error:
             raise self._damaged("a node reaches beyond its page") from None
 
-    def find(self, key: bytes) -> tuple[int, int] | None:
-        """Where the blob with this key lies in the file, and its size; None if there is none."""
-        found, offset, size = next(self.entries(key), (b"", 0, 0))
-        return (offset, size) if found == key else None
+    def find(self, key: bytes) -> list[Extent]:
+        """Where the value of a key, and those of longer keys that begin with it, lie in the file."""
+        rows = takewhile(lambda row: row[0].startswith(key), self.entries(key))
+        return [(offset, size) for _, offset, size in rows]
 
     def read(self, offset: int, size: int) -> bytes:
-        """A blob, or any other part of the file."""
+        """A value, or any other part of the file."""
         found = os.pread(self._descriptor, size, offset)
         if len(found) != size:
             raise self._damaged(f"{size} bytes at {offset} reach beyond the file")

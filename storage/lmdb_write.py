@@ -13,7 +13,7 @@ import google_crc32c
 from . import failpoints
 from .engine import Append, Corrupt, EngineError, Lease, Position, Revision
 from .group import fenced
-from .lmdb_room import Use
+from .lmdb_room import DROP_TOUCHES_BYTES
 from .lmdb_rows import (
     KEY_ROOT,
     CheckpointEntry,
@@ -24,6 +24,7 @@ from .lmdb_rows import (
     pack_epoch,
     pack_meta,
     pack_root,
+    piece_key,
     unpack_blob_key,
     unpack_chunk_key,
     unpack_epoch,
@@ -35,7 +36,10 @@ from .lmdb_store import Store
 CHUNK_BYTES = 64 * 4096 - 16
 """Of a checkpoint: fills 64 pages exactly (16 bytes are LMDB's page header), the size of a full blob."""
 
-CHUNKS_PER_COMMIT = 16
+PIECE_BYTES = 4096 - 16
+"""Fills one page: blobs and checkpoints are cut so for a disk so full that pages in a row are rare."""
+
+CHECKPOINT_BYTES_PER_COMMIT = 16 * CHUNK_BYTES
 """4 MiB: what a checkpoint may hold up an append by."""
 
 SWEEP_MAX = 64
@@ -45,12 +49,13 @@ SWEEP_MAX = 64
 class Write:
     """The transaction, and the root row as it will be when it is committed."""
 
-    def __init__(self, store: Store, txn: Any, root: Root) -> None:
+    def __init__(self, store: Store, txn: Any, root: Root, *, in_pieces: bool) -> None:
+        """With `in_pieces`, blobs are cut so that each part fits into any free page."""
         self.root = root.copy()
         self.changed = False
-        self.use = Use.FREEING  # what all operations so far may have of the reserve
         self._store = store
         self._txn = txn
+        self._in_pieces = in_pieces
 
     def put_root(self) -> None:
         """The last operation of every transaction that changed something."""
@@ -70,8 +75,8 @@ class Write:
         return state.lease()
 
     def append(self, items: Sequence[Append], *, urgent: bool) -> list[Position | EngineError]:
-        self.use = min(self.use, Use.URGENT if urgent else Use.ORDINARY)
-        self._store.room.require(sum(len(item.blob) for item in items), self.use)
+        size = sum(len(item.blob) for item in items)
+        self._store.room.require(size, lambda: self._store.used_bytes(self._txn), urgent=urgent)
         if failpoints.armed:
             failpoints.hit("put")
         return [self._append_one(item) for item in items]
@@ -84,18 +89,36 @@ class Write:
         position = state.place(item)
         key = blob_key(item.group, position)
         if state.is_repeat(item):
-            if self._txn.get(key, item.blob, db=self._store.log) != item.blob:
+            if self._stored(key) not in (b"", item.blob):
                 return Corrupt(
                     f"group {item.group}: position {position} holds another blob of idx {item.idx}"
                 )
             return position
         # MDB_APPEND fills pages to the brim, but only the highest key of all may be put so.
         at_end = item.group == max(self.root.groups)
-        if not self._txn.put(key, item.blob, overwrite=False, append=at_end, db=self._store.log):
+        first, *others = self._cut(item.blob)
+        if not self._txn.put(key, first, overwrite=False, append=at_end, db=self._store.log):
             return Corrupt(f"group {item.group}: position {position} is taken, though the log ends before it")
+        for number, piece in enumerate(others, 1):
+            self._txn.put(piece_key(item.group, position, number), piece, append=at_end, db=self._store.log)
         self.root.groups[item.group] = state.append(item.blob)
         self.changed = True
         return position
+
+    def _cut(self, blob: bytes) -> list[bytes]:
+        if not self._in_pieces:
+            return [blob]
+        return [blob[start : start + PIECE_BYTES] for start in range(0, len(blob), PIECE_BYTES)]
+
+    def _stored(self, key: bytes) -> bytes:
+        """The blob with this key, whole; nothing if it was dropped."""
+        with self._txn.cursor(db=self._store.log) as cursor:
+            more = cursor.set_range(key)
+            pieces = []
+            while more and cursor.key().startswith(key):
+                pieces.append(cursor.value())
+                more = cursor.next()
+        return b"".join(pieces)
 
     def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         self._require_owner(group, epoch)
@@ -106,8 +129,12 @@ class Write:
             )
         if failpoints.armed:
             failpoints.hit("during_drop")
-        for position in positions:
-            self.changed |= self._txn.delete(blob_key(group, position), db=self._store.log)
+        with self._txn.cursor(db=self._store.log) as cursor:
+            for position in positions:
+                key = blob_key(group, position)
+                while cursor.set_range(key) and cursor.key().startswith(key):
+                    self.changed = cursor.delete()
+        self._store.room.touch(DROP_TOUCHES_BYTES * len(positions))
 
     def begin_checkpoint(self, group: int, epoch: int, position: Position) -> bool:
         """See that the owner may checkpoint here, and sweep.
@@ -121,23 +148,21 @@ class Write:
             )
         return self.sweep_chunks(group)
 
-    def put_chunks(self, group: int, epoch: int, blob: bytes, first: int) -> None:
-        """Write some chunks of the group's next checkpoint, from number `first` on."""
+    def put_chunks(self, group: int, epoch: int, first: int, chunks: Sequence[bytes]) -> None:
+        """Write some chunks of the group's next checkpoint, numbered from `first` on."""
         self._require_owner(group, epoch)
         if failpoints.armed:
             failpoints.hit("during_checkpoint")
         generation = self.root.checkpoint(group).generation + 1
-        for number in range(first, min(first + CHUNKS_PER_COMMIT, chunk_count(len(blob)))):
-            chunk = blob[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+        for number, chunk in enumerate(chunks, first):
             self._txn.put(chunk_key(group, generation, number), chunk, db=self._store.checkpoint)
             self.changed = True
 
-    def finish_checkpoint(self, group: int, epoch: int, position: Position, blob: bytes, first: int) -> bool:
-        """Write the last chunks and make them all the group's checkpoint.
+    def finish_checkpoint(self, group: int, position: Position, blob: bytes) -> bool:
+        """Make the chunks that were put, which are this blob, the group's checkpoint.
 
         Returns whether old chunks are left to sweep.
         """
-        self.put_chunks(group, epoch, blob, first)
         generation = self.root.checkpoint(group).generation + 1
         self.root.checkpoints[group] = CheckpointEntry(
             position, generation, len(blob), google_crc32c.value(blob)
@@ -209,8 +234,3 @@ class Write:
         current = self.root.group(group).epoch
         if epoch != current:
             raise fenced(group, epoch, current)
-
-
-def chunk_count(length: int) -> int:
-    """How many chunks a checkpoint of this length has."""
-    return -(-length // CHUNK_BYTES)

@@ -55,7 +55,7 @@ def test_an_error_is_the_operating_systems(action: str, code: int) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("comit=kill", "no place is named 'comit'; there are after_commit_before_confirm, "),
+        ("comit=kill", "no place is named 'comit'; there are after_checkpoint, "),
         ("commit=explode", "'commit=explode' is not name=kill"),
         ("commit=kill@", "is not name=kill"),
         ("commit=delay", "is not name=kill"),
