@@ -9,11 +9,11 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constrain
 # What an installed environment depends on. A stamp that is newer than these is up to date.
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help run test check lint format unit integration crash interop fuzz differential bench soak build upgrade clean
+.PHONY: help run test check lint format unit integration crash power-cut interop fuzz differential bench soak build upgrade clean
 .DEFAULT_GOAL := check
 
 help:  ## This list.
-	@sed -n 's/^\([a-z ]*\):[^#]*  ## /\1: /p' Makefile
+	@sed -n 's/^\([a-z -]*\):[^#]*  ## /\1: /p' Makefile
 
 run: $(VENV)/runtime.stamp  ## Run a broker on ./data (AMQP on 5672, HTTP on 15672); Ctrl-C stops it.
 	$(BIN)/leveret serve --data-dir data
@@ -36,6 +36,9 @@ format: $(VENV)/dev.stamp  ## Mend what the tools can mend.
 
 unit integration crash fuzz: $(VENV)/dev.stamp  ## One tier of tests.
 	$(BIN)/pytest tests/$@
+
+power-cut: $(VENV)/dev.stamp  ## 10,000 power cuts of a broker under load (about 15 minutes; needs strace).
+	$(BIN)/python tests/crash/run_power_cut.py --power-cuts 10000
 
 interop: $(VENV)/dev.stamp  ## Other people's clients, and then their own test suites, whole (about 20 minutes).
 	$(BIN)/pytest tests/interop

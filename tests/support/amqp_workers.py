@@ -18,6 +18,7 @@ from crash_worker import (
 )
 from history import (
     Acked,
+    Built,
     Closed,
     Closing,
     Confirmed,
@@ -28,6 +29,8 @@ from history import (
     Invoked,
     Refused,
     Rejected,
+    Removed,
+    Removing,
     Requeued,
 )
 from pamqp import commands
@@ -250,7 +253,6 @@ class Deleter(AmqpWorker):
             await self.pause(0.1)
             for _ in range(self.random.randint(0, 5)):
                 await self._get(channel)
-            self.journal.scratch_in_doubt = True
             self.journal.add(Deleting(SCRATCH))
             if self.random.random() < 0.3:
                 await channel.call(commands.Queue.Purge(queue=SCRATCH))  # what is unacked stays
@@ -259,7 +261,6 @@ class Deleter(AmqpWorker):
                 self.journal.add(Deleted(SCRATCH))
                 await channel.call(declaration(SCRATCH))
             self.journal.add(Declared(SCRATCH))
-            self.journal.scratch_in_doubt = False
 
     async def _get(self, channel: Channel) -> None:
         """Get a message; leave every second one unacked."""
@@ -270,6 +271,41 @@ class Deleter(AmqpWorker):
             if self.random.random() < 0.5:
                 self.journal.add(Acked(self.name, *copy))
                 channel.send(commands.Basic.Ack(delivery.tag))
+
+
+class Builder(AmqpWorker):
+    """Declares and binds durable queues and exchanges that nobody uses, and deletes most of them again."""
+
+    async def run(self, connection: Connection) -> None:
+        channel = await connection.channel()
+        houses: list[str] = []
+        while True:
+            await self.pause(0.05)
+            if len(houses) > 3:
+                await self._remove(channel, houses.pop(self.random.randrange(len(houses))))
+            houses.append(f"house-{self.journal.next_number(self.name)}")
+            await self._build(channel, houses[-1])
+
+    async def _build(self, channel: Channel, name: str) -> None:
+        await channel.call(commands.Exchange.Declare(exchange=name, durable=True))
+        self.journal.add(Built(f"exchange {name}"))
+        await channel.call(commands.Queue.Declare(queue=name, durable=True))
+        self.journal.add(Built(f"queue {name}"))
+        await channel.call(commands.Queue.Bind(queue=name, exchange=name, routing_key=name))
+        self.journal.add(Built(f"binding {name} {name}"))
+
+    async def _remove(self, channel: Channel, name: str) -> None:
+        self.journal.add(Removing(f"binding {name} {name}"))
+        if self.random.random() < 0.5:
+            await channel.call(commands.Queue.Unbind(queue=name, exchange=name, routing_key=name))
+            self.journal.add(Removed(f"binding {name} {name}"))
+        self.journal.add(Removing(f"queue {name}"))
+        await channel.call(commands.Queue.Delete(queue=name))
+        self.journal.add(Removed(f"queue {name}"), Removed(f"binding {name} {name}"))
+        if self.random.random() < 0.5:
+            self.journal.add(Removing(f"exchange {name}"))
+            await channel.call(commands.Exchange.Delete(exchange=name))
+            self.journal.add(Removed(f"exchange {name}"))
 
 
 class Drain:

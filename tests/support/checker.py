@@ -1,9 +1,11 @@
 """The checker of histories: it finds what a broker must never do, whenever it was killed.
 
-- lost          confirmed and persistent, but never delivered, or handed back and never delivered again
+- lost          confirmed and persistent, but never delivered, or handed back and never delivered again;
+                or a durable queue, exchange or binding that was answered and is not there
 - unexpected    delivered, but never published to that queue; or transient and older than the last start
 - duplicated    delivered again without a crash, a requeue or the loss of the consumer in between
-- resurrected   delivered again although the ack, or the deletion of its queue, was certainly durable
+- resurrected   delivered again although the ack, or the deletion of its queue, was certainly durable;
+                or a queue, exchange or binding that was removed, and is there
 - reordered     one publisher's messages of a queue reached a consumer out of order, and nothing was requeued
 - unmarked      delivered again without `redelivered`
 - overmarked    delivered with `redelivered` although it can never have been delivered before
@@ -27,6 +29,7 @@ from typing import Any
 
 from history import (
     Acked,
+    Built,
     Closed,
     Closing,
     Confirmed,
@@ -40,7 +43,10 @@ from history import (
     Invoked,
     Refused,
     Rejected,
+    Removed,
+    Removing,
     Requeued,
+    Standing,
     Stopped,
     load,
 )
@@ -144,6 +150,7 @@ class Checker:
         self._graves: dict[str, tuple[int, int]] = {}  # deleted queue -> (index of Deleting, incarnation)
         self._absent: set[str] = set()  # queues that may be deleted and are not yet declared again
         self._usable_from: dict[str, int] = {}  # queue -> index of its last Declared
+        self._standing: dict[str, bool] = {}  # what must, or must not, be there after a start
         self._survived: set[Message] = set()  # delivered by a later incarnation than they were published to
         self._transactions: dict[Transaction, list[Message]] = defaultdict(list)
         self._undone: set[Transaction] = set()  # transactions of which an acked copy came again
@@ -164,6 +171,10 @@ class Checker:
             Deleting: self._queue_deleting,
             Deleted: self._queue_deleted,
             Declared: self._queue_declared,
+            Built: self._built,
+            Removing: self._removing,
+            Removed: self._removed,
+            Standing: self._stands,
             Crashed: self._crashed,
             Stopped: self._stopped,
         }
@@ -346,6 +357,21 @@ class Checker:
     def _queue_declared(self, event: Declared) -> None:
         self._absent.discard(event.queue)
         self._usable_from[event.queue] = self._at
+
+    def _built(self, event: Built) -> None:
+        self._standing[event.name] = True
+
+    def _removing(self, event: Removing) -> None:
+        self._standing.pop(event.name, None)
+
+    def _removed(self, event: Removed) -> None:
+        self._standing[event.name] = False
+
+    def _stands(self, event: Standing) -> None:
+        for name, must_stand in self._standing.items():
+            if (name in event.names) != must_stand:
+                kind = LOST if must_stand else RESURRECTED
+                self._report.violation(kind, f"{self._at}: {name}")
 
     def _crashed(self, _event: Crashed) -> None:
         self._restart()

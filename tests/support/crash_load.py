@@ -7,9 +7,9 @@ at the end. Each worker has one name over all incarnations of the broker, and wr
 import asyncio
 
 from amqp_client import Channel, Connection, ConnectionLost
-from amqp_workers import Consumer, Deleter, Drain, Publisher, Transactor, declaration
+from amqp_workers import Builder, Consumer, Deleter, Drain, Publisher, Transactor, declaration
 from crash_worker import COPIES, DEAD, DURABLE_QUEUES, SCRATCH, TRANSIENT_QUEUE, Journal, Worker
-from history import Declared
+from history import Built, Declared
 from native_workers import NativeConsumer, NativePublisher
 from pamqp import commands
 
@@ -31,6 +31,7 @@ class Load:
             Consumer(journal, "c4", seed, ("copy-b", "quorum", TRANSIENT_QUEUE), prefetch=50),
             Transactor(journal, "t0", seed),
             Deleter(journal, "d0", seed),
+            Builder(journal, "b0", seed),
         ]
 
     async def run(self, port: int) -> None:
@@ -61,11 +62,14 @@ class Load:
     async def _declare(self, channel: Channel) -> None:
         """Declare everything; on a broker that remembers, this changes only what is not durable."""
         await channel.call(commands.Exchange.Declare(exchange="copies", exchange_type="fanout", durable=True))
+        self.journal.add(Built("exchange copies"))
         for queue in DURABLE_QUEUES:
             await channel.call(declaration(queue))
+            if queue != SCRATCH:
+                self.journal.add(Built(f"queue {queue}"))
         for queue in COPIES:
             await channel.call(commands.Queue.Bind(queue=queue, exchange="copies", routing_key=""))
+            self.journal.add(Built(f"binding copies {queue}"))
         await channel.call(commands.Queue.Declare(queue=TRANSIENT_QUEUE))
         if self.journal.scratch_in_doubt:
             self.journal.add(Declared(SCRATCH))
-            self.journal.scratch_in_doubt = False

@@ -4,12 +4,13 @@ What a body must be follows from the name of its message, publisher/number/size,
 """
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
 from zlib import crc32
 
-from history import Delivered, Event
+from history import Declared, Deleting, Delivered, Event
 
 SIZE_MAX = 1 << 20
 POOL = Random(1).randbytes(SIZE_MAX + (1 << 16))
@@ -64,12 +65,26 @@ class Journal:
 
     def __init__(self) -> None:
         self.history: list[Event] = []
+        self.moments: list[float] = []  # of the events, by the wall clock
         self.complaints: list[str] = []  # what the broker said that it should not have
-        self.scratch_in_doubt = False  # a deletion was asked for and not answered
         self._numbers: Counter[str] = Counter()
 
     def add(self, *events: Event) -> None:
         self.history += events
+        self.moments += [time.time()] * len(events)
+
+    def forget(self, kept: int) -> None:
+        """Forget all but the first events, as if the world had ended there. Numbers are not used again."""
+        del self.history[kept:]
+        del self.moments[kept:]
+
+    @property
+    def scratch_in_doubt(self) -> bool:
+        """A deletion or purge was asked for and not answered."""
+        for event in reversed(self.history):
+            if isinstance(event, Deleting | Declared):
+                return isinstance(event, Deleting)
+        return False
 
     def next_number(self, publisher: str) -> int:
         self._numbers[publisher] += 1

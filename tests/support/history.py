@@ -1,8 +1,9 @@
 """The history of a test that kills the broker: what was done to it and what it did, in one order.
 
 The load appends events as it causes or sees them: `Invoked`, `Consuming`, `Acked`, `Requeued`, `Rejected`,
-`Closing` and `Deleting` before the bytes leave, everything else once the broker's answer was read, and
-`Crashed` or `Stopped` once the last byte of the dead broker was read. `checker.py` judges a history.
+`Closing`, `Deleting` and `Removing` before the bytes leave, everything else once the broker's answer was
+read, and `Crashed` or `Stopped` once the last byte of the dead broker was read. `checker.py` judges a
+history.
 
 A message is (publisher, number); the numbers of one publisher rise. A copy is (queue, publisher, number).
 """
@@ -111,6 +112,30 @@ class Declared(NamedTuple):
     queue: str
 
 
+class Built(NamedTuple):
+    """A durable exchange, queue or binding is there: the answer was read."""
+
+    name: str  # of what it is, too: "queue x", "exchange x", "binding x y"
+
+
+class Removing(NamedTuple):
+    """The delete or unbind of something durable is about to be sent. Its name is never used again."""
+
+    name: str
+
+
+class Removed(NamedTuple):
+    """It is gone: the answer was read."""
+
+    name: str
+
+
+class Standing(NamedTuple):
+    """Everything durable that a broker has right after its start."""
+
+    names: tuple[str, ...]
+
+
 class Crashed(NamedTuple):
     """The broker died without warning, and nothing of it is left to read."""
 
@@ -121,7 +146,7 @@ class Stopped(NamedTuple):
 
 Event = (
     Invoked | Confirmed | Refused | Consuming | Delivered | Acked | Rejected | Requeued | Closing | Closed
-    | Deleting | Deleted | Declared | Crashed | Stopped
+    | Deleting | Deleted | Declared | Built | Removing | Removed | Standing | Crashed | Stopped
 )  # fmt: skip
 
 _EVENT_TYPES = {kind.__name__: kind for kind in Event.__args__}

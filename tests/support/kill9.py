@@ -17,7 +17,8 @@ from random import Random
 from checker import Report, check
 from crash_load import Load
 from daemon import Daemon, DaemonFailed
-from history import Crashed, Stopped, save
+from history import Crashed, Standing, Stopped, save
+from recovered import recover
 
 from leveret.storage.check import check_directory
 from leveret.storage.failpoints import NAMES
@@ -88,6 +89,7 @@ class Experiment:
             await self._stop_daemon()
             self.load.journal.add(Stopped())
         self._check_store()
+        self.load.journal.add(Standing((await asyncio.to_thread(recover, self._daemon.data_dir)).standing))
         self.outcome.report = check(self.load.journal.history)
         self.outcome.complaints += self.load.journal.complaints
         return self.outcome

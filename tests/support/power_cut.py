@@ -1,284 +1,237 @@
-"""Power cuts, played on a recording of what a real process wrote.
+"""Cuts the power of a broker under load, again and again, and has what is left judged.
 
-The victim runs under strace, which yields every write and sync of its data file in order, with what the
-victim said meanwhile. A power cut is a point in that recording: what a sync (or an O_DSYNC write) covered is
-on the disk, of the rest any part may be, torn at sectors. Each such disk image is given to a real recovery in
-a process of its own, and what it finds is held against what the victim had been answered until then.
+The broker runs under strace (`disk_trace.py`), and the load on it writes down what it does and sees
+(`crash_load.py`). A power cut is a place in that recording: `disk_model.py` makes one of the disks that it
+may leave, the real recovery reads that (`recovered.py`), and the checker (`checker.py`) holds what was found
+against all that the clients had done and seen by then. Afterwards the broker starts anew on one of these
+disks, and the load goes on.
 
-Not covered: damage by the file system itself, drives that lie about their caches.
+At the power cut before step n, the disk was given steps 0 to n-1, and maybe a part of step n; the clients
+know what they knew when step n began.
 """
 
-import json
-import random
-import re
-import subprocess
+import asyncio
+import math
+import os
+import shutil
 import sys
+import tempfile
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
-SECTOR_BYTES = 512
-SYSCALLS = "openat,close,lseek,write,writev,pwrite64,pwritev,fdatasync,fsync,fallocate,ftruncate"
+import disk_trace
+from checker import SHOWN_MAX, Checker, Report
+from crash_load import Load
+from crash_worker import Journal
+from daemon import Daemon
+from disk_model import Disk, Operation
+from disk_trace import Step
+from history import Crashed, Event, Stopped
+from power_cut_judge import Judges, PowerCut
 
+MISBEHAVED = "misbehaved"
 
-@dataclass(slots=True)
-class Write:
-    """Bytes on their way to the disk."""
+BROKER = (sys.executable, str(Path(__file__).with_name("power_cut_broker.py")))
+UNSYNCED_BROKER = (*BROKER, "--unsynced")
 
-    offset: int
-    data: bytes
-    is_synced: bool  # written through an O_DSYNC descriptor
-
-
-@dataclass(slots=True)
-class Sync:
-    """Everything written before is on the disk."""
-
-
-@dataclass(slots=True)
-class Said:
-    """A line of the victim's."""
-
-    words: list[str]
-
-
-Event = Write | Sync | Said
-
-
-@dataclass(slots=True)
-class Promise:
-    """What the victim had made and was answered at one point."""
-
-    made: dict[int, str] = field(default_factory=dict)  # position -> chain hash
-    appended: set[int] = field(default_factory=set)
-    maybe_dropped: set[int] = field(default_factory=set)
-    checkpoint: int = 0
-
-    def hear(self, words: list[str]) -> None:
-        kind, values = words[0], words[1:]
-        if kind == "make":
-            self.made[int(values[0])] = values[1]
-        elif kind == "appended":
-            self.appended.add(int(values[0]))
-        elif kind == "checkpointed":
-            self.checkpoint = int(values[0])
-        elif kind == "dropping":
-            self.maybe_dropped.update(map(int, values))
-
-    def verdict(self, found: "Found") -> str:
-        """ "sound", or what is wrong with what recovery found."""
-        if found.error is not None:
-            return f"unreadable: {found.error}"
-        for position, chain in found.blobs.items():
-            if self.made.get(position) != chain:
-                return f"position {position} holds what was never written there"
-        lost = self.appended - self.maybe_dropped - set(found.blobs)
-        if lost:
-            return f"lost: {sorted(lost)}"
-        if found.checkpoint < self.checkpoint:
-            return f"lost: the checkpoint at {self.checkpoint}"
-        return f"unsound: {found.findings[0]}" if found.findings else "sound"
+LIVES = 4
+"""So often the broker starts in one experiment."""
+LOAD_S = 1.0
+CLIENTS_MAX_S = 30
+"""Clients that have not noticed the end of their broker by then hang."""
+CHECKPOINT_BYTES = (20_000, 100_000, 1_000_000)
+"""One of these per experiment: checkpoints with almost every commit, all the time, often."""
+START_STEPS, START_SHARE = 60, 0.1
+"""A start takes few steps of thousands, so a share of the power cuts is for them alone."""
+WORKSHOP = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Disks are made and recovered here: the syncs of a recovery prove nothing, and take long on a real disk."""
 
 
-@dataclass(slots=True)
-class Found:
-    """What recovery made of an image."""
+@dataclass
+class Outcome:
+    """What came of an experiment."""
 
-    error: str | None
-    blobs: dict[int, str]
-    checkpoint: int
-    findings: list[str]
+    seed: int
+    counts: Counter[str] = field(default_factory=Counter)  # what was tried
+    verdicts: Counter[str] = field(default_factory=Counter)  # on disks
+    report: Report = field(default_factory=Report)
 
+    @property
+    def ok(self) -> bool:
+        return self.report.ok
 
-def record(victim: list[str], data: Path, trace: Path) -> list[Event]:
-    """Run a command under strace and return what happened to the data file."""
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-xx",
-        "-s",
-        "2000000",
-        "-e",
-        f"trace={SYSCALLS}",
-        "-o",
-        str(trace),
-        *victim,
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=100)
-    return list(_Parser(data).parse(trace))
+    def add(self, cut: PowerCut, report: Report) -> None:
+        """What was found on one more disk."""
+        self.verdicts[" and ".join(sorted(report.violations)) or "sound"] += 1
+        self.counts += report.counts
+        self.report.violations += report.violations
+        for kind, texts in report.examples.items():
+            examples = self.report.examples[kind]
+            examples += [f"{cut.name}: {text}" for text in texts[: SHOWN_MAX - len(examples)]]
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}\ndisks {dict(self.verdicts)}\ntried {dict(self.counts)}{self.report}"
 
 
-class _Parser:
-    """Reads strace's output.
+class Experiment:
+    """One data directory, one load, some lives of a broker."""
 
-    Calls that another thread interrupted come in two parts; the second one counts.
-    """
+    def __init__(self, directory: Path, seed: int, broker: Sequence[str]) -> None:
+        self.outcome = Outcome(seed)
+        self._directory = directory
+        self._root = directory / "disk"
+        self._root.mkdir()
+        self._data_dir = self._root / "data"
+        self._random = Random(seed)
+        self._load = Load(seed)
+        self._journal = self._load.journal
+        self._trace = directory / "trace"
+        self._next = directory / "next"
+        self._pid = 0
+        self._daemon = Daemon(
+            self._data_dir,
+            "--checkpoint-bytes",
+            str(self._random.choice(CHECKPOINT_BYTES)),
+            command=(*disk_trace.command(self._trace, self._data_dir), *broker),
+        )
 
-    _CALL = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)")
-    _UNFINISHED = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
-    _RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)\) += (-?\d+)")
-    _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
+    def run(self, power_cuts: int, lives: int, jobs: int) -> None:
+        """Give every life its share of the power cuts; a bad disk ends the experiment."""
+        with tempfile.TemporaryDirectory(dir=WORKSHOP, prefix="leveret-power-cut-") as workshop:
+            judges = Judges(Path(workshop), self._directory, jobs, self.outcome.add)
+            for life in range(lives):
+                share = power_cuts * (life + 1) // lives - power_cuts * life // lives
+                if self.outcome.ok and share:
+                    self._live(f"{self.outcome.seed}-{life}", share, judges)
 
-    def __init__(self, data: Path) -> None:
-        self._data = str(data)
-        self._is_synced: dict[int, bool] = {}  # descriptors of the data file -> O_DSYNC
-        self._offsets: dict[int, int] = {}
-        self._said = b""
+    def _live(self, name: str, power_cuts: int, judges: Judges) -> None:
+        """Start the broker, let the load run, stop it; then cut the power in what was recorded."""
+        life = Life(Disk(self._root), self._journal)
+        asyncio.run(self._work())
+        disk_trace.wait_for_end(self._trace, self._pid)
+        life.steps = disk_trace.read(self._trace)
+        self._trace.unlink()
+        self.outcome.counts["operations"] += len(life.steps)
+        goes_on = self._random.randrange(power_cuts)
+        for number, place in enumerate(self._places(len(life.steps), power_cuts)):
+            life.move_to(place)
+            cut = PowerCut(f"{name}-{number}", life.begun, life.history)
+            self.outcome.counts["with unsynced writes"] += life.disk.has_unsynced()
+            judges.start(life.disk, life.checker, cut)
+            if number == goes_on:
+                life.disk.write_image(self._next, Random(cut.name), cut.begun)
+                last = cut
+        judges.finish()
+        life.move_to(len(life.steps))
+        self._compare(life.disk)
+        self._go_on_after(last)
 
-    def parse(self, trace: Path) -> Iterator[Event]:
-        pending: dict[tuple[str, str], str] = {}
-        with trace.open() as lines:
-            for line in lines:
-                if unfinished := self._UNFINISHED.match(line):
-                    pending[unfinished[1], unfinished[2]] = unfinished[3]
-                elif resumed := self._RESUMED.match(line):
-                    arguments = pending.pop((resumed[1], resumed[2])) + resumed[3]
-                    yield from self._call(resumed[2], arguments, int(resumed[4]))
-                elif call := self._CALL.match(line):
-                    yield from self._call(call[2], call[3], int(call[4]))
+    async def _work(self) -> None:
+        """One life of the broker, from its start to its end in order."""
+        try:
+            await asyncio.to_thread(self._daemon.start)
+            self._pid = self._daemon.pid
+            working = asyncio.create_task(self._load.run(self._daemon.port))
+            await asyncio.wait([working], timeout=LOAD_S)
+            exit_code = await asyncio.to_thread(self._daemon.terminate)
+            await asyncio.wait_for(working, CLIENTS_MAX_S)
+        finally:
+            self._daemon.kill()
+        if exit_code != 0:
+            self._complain(f"exit code {exit_code} after SIGTERM\n{self._daemon.stderr[-2000:]}")
+        for complaint in self._journal.complaints:
+            self._complain(complaint)
+        self._journal.add(Stopped())
 
-    def _call(self, name: str, arguments: str, result: int) -> Iterator[Event]:
-        if result < 0:
-            return
-        if name == "openat":
-            if self._strings(arguments)[0].decode() == self._data:
-                self._is_synced[result] = "O_DSYNC" in arguments
-                self._offsets[result] = 0
-            return
-        descriptor = int(arguments.split(",", maxsplit=1)[0])
-        if name == "write" and descriptor == 1:
-            yield from self._say(self._strings(arguments)[0])
-        if descriptor not in self._is_synced:
-            return
-        if name == "close":
-            del self._is_synced[descriptor]
-        elif name == "lseek":
-            self._offsets[descriptor] = result
-        elif name in {"fdatasync", "fsync"}:
-            yield Sync()
-        elif name in {"write", "writev", "pwrite64", "pwritev"}:
-            data = b"".join(self._strings(arguments))
-            assert len(data) == result, "strace cut the bytes off"
-            offset = int(arguments.rsplit(",", 1)[1]) if name[0] == "p" else self._offsets[descriptor]
-            if name[0] != "p":
-                self._offsets[descriptor] += result
-            yield Write(offset, data, self._is_synced[descriptor])
-        # fallocate only adds zeros behind the pages in use, and ftruncate is never called.
-        assert name != "ftruncate"
+    def _complain(self, text: str) -> None:
+        self.outcome.report.violation(MISBEHAVED, text)
 
-    def _say(self, text: bytes) -> Iterator[Said]:
-        self._said += text
-        while b"\n" in self._said:
-            line, self._said = self._said.split(b"\n", 1)
-            yield Said(line.decode().split())
+    def _places(self, steps: int, count: int) -> list[int]:
+        """Where to cut the power; once it is after everything."""
+        chance = self._random
+        places = [
+            chance.randrange(min(START_STEPS, steps))
+            if chance.random() < START_SHARE
+            else chance.randrange(steps)
+            for _ in range(count - 1)
+        ]
+        return [*sorted(places), steps]
 
-    def _strings(self, arguments: str) -> list[bytes]:
-        return [bytes.fromhex(found.replace("\\x", "")) for found in self._STRING.findall(arguments)]
+    def _compare(self, disk: Disk) -> None:
+        """The recording must lead to the files that are really there; else it lacks something."""
+        disk.sync_all()
+        expected = self._directory / "expected"
+        disk.write_image(expected, Random())
+        if _contents(expected / "data") != _contents(self._data_dir):
+            raise AssertionError(f"the recording does not lead from {expected / 'data'} to {self._data_dir}")
+        shutil.rmtree(expected)
 
-
-class PowerCuts:
-    """Makes images out of a recording."""
-
-    def __init__(self, before: bytes, events: list[Event], seed: int) -> None:
-        """`before` is the data file as it was when the recording began."""
-        self._before = before
-        self._events = events
-        self._random = random.Random(seed)
-
-    def images(self, count: int) -> Iterator[tuple[bytes, Promise]]:
-        """So many disk images, and what had been promised by then."""
-        points = sorted(self._random.randrange(len(self._events)) for _ in range(count))
-        disk, unsynced, promise = bytearray(self._before), list[Write](), Promise()
-        events = iter(enumerate(self._events))
-        for point in points:
-            for at, event in events:
-                self._happen(event, disk, unsynced, promise)
-                if at >= point:
-                    break
-            image = bytearray(disk)
-            for write in self._choose(unsynced):
-                _put(image, write.offset, write.data)
-            yield bytes(image), promise
-
-    def _happen(self, event: Event, disk: bytearray, unsynced: list[Write], promise: Promise) -> None:
-        if isinstance(event, Said):
-            promise.hear(event.words)
-        elif isinstance(event, Sync):
-            for write in unsynced:
-                _put(disk, write.offset, write.data)
-            unsynced.clear()
-        elif event.is_synced:
-            _put(disk, event.offset, event.data)
-        else:
-            unsynced.append(event)
-
-    def _choose(self, unsynced: list[Write]) -> list[Write]:
-        """What of the unsynced writes reached the disk: none, all, some, all but one, the last; or torn."""
-        pick = self._random
-        how = pick.randrange(5)
-        if how == 0 or not unsynced:
-            return []
-        if how == 1:
-            return unsynced
-        if how == 2:
-            chosen = [write for write in unsynced if pick.random() < 0.5]
-        elif how == 3:
-            left_out = pick.choice(unsynced)
-            chosen = [write for write in unsynced if write is not left_out]
-        else:
-            chosen = unsynced[-1:]
-        return [part for write in chosen for part in (self._tear(write) if pick.random() < 0.3 else [write])]
-
-    def _tear(self, write: Write) -> Iterator[Write]:
-        for start in range(0, len(write.data), SECTOR_BYTES):
-            if self._random.random() < 0.5:
-                yield Write(write.offset + start, write.data[start : start + SECTOR_BYTES], False)
+    def _go_on_after(self, cut: PowerCut) -> None:
+        """Let the world end at this power cut: the next life begins with the disk that it left."""
+        self._journal.forget(len(cut.history))
+        if not cut.after_stop:
+            self._journal.add(Crashed())
+        shutil.rmtree(self._root)
+        shutil.move(self._next, self._root)
 
 
-def _put(disk: bytearray, offset: int, data: bytes) -> None:
-    if len(disk) < offset + len(data):
-        disk.extend(bytes(offset + len(data) - len(disk)))
-    disk[offset : offset + len(data)] = data
+class Life:
+    """What was done to a disk while one broker ran, and what its clients knew meanwhile."""
+
+    def __init__(self, disk: Disk, journal: Journal) -> None:
+        """Before it begins."""
+        self.disk = disk
+        self.checker = Checker()
+        self.checker.feed(journal.history)
+        self.steps: list[Step] = []
+        self._journal = journal
+        self._known = len(journal.history)  # events
+        self._moment = 0.0
+        self._at = 0
+
+    @property
+    def begun(self) -> Operation | None:
+        """What is under way."""
+        return self.steps[self._at].operation if self._at < len(self.steps) else None
+
+    @property
+    def history(self) -> list[Event]:
+        """What is known."""
+        return self._journal.history[: self._known]
+
+    def move_to(self, place: int) -> None:
+        """Go on until just before a step, or the end."""
+        for step in self.steps[self._at : place]:
+            self.disk.apply(step.operation)
+        for step in self.steps[self._at : place + 1]:
+            self._moment = max(self._moment, step.moment)
+        self._at = place
+        moment = self._moment if place < len(self.steps) else math.inf
+        known = bisect_right(self._journal.moments, moment)
+        self.checker.feed(self._journal.history[self._known : known])
+        self._known = known
 
 
-class Recovery:
-    """A process that recovers image after image; one that kills it is a finding, and a new one goes on."""
-
-    def __init__(self, path: Path) -> None:
-        """`path` is a data directory whose data file is replaced by each image."""
-        self._path = path
-        self._process = self._start()
-
-    def _start(self) -> "subprocess.Popen[str]":
-        command = [sys.executable, str(Path(__file__).with_name("power_cut_recovery.py")), str(self._path)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def recover(self, image: bytes) -> Found:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        (self._path / "log" / "data.mdb").write_bytes(image)
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            code = self._process.wait()
-            self.close()
-            self._process = self._start()
-            return Found(f"recovery died: exit code {code}", {}, 0, [])
-        found = json.loads(answer)
-        blobs = {int(position): chain for position, chain in found["blobs"].items()}
-        return Found(found["error"], blobs, found["checkpoint"], found["findings"])
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+def _contents(directory: Path) -> dict[Path, bytes]:
+    """All files but the table of readers, which is shared memory."""
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != disk_trace.MAPPED]
+    return {path.relative_to(directory): path.read_bytes() for path in files}
 
 
-def play(cuts: PowerCuts, recovery: Recovery, count: int) -> Counter[str]:
-    """Verdicts on so many power cuts, counted."""
-    return Counter(promise.verdict(recovery.recover(image)) for image, promise in cuts.images(count))
+def run(
+    directory: Path,
+    power_cuts: int,
+    seed: int,
+    *,
+    lives: int = LIVES,
+    jobs: int = 1,
+    broker: Sequence[str] = BROKER,
+) -> Outcome:
+    """A whole experiment in an empty directory, which keeps the bad disks and their histories."""
+    experiment = Experiment(directory, seed, broker)
+    experiment.run(power_cuts, lives, jobs)
+    return experiment.outcome

@@ -21,6 +21,7 @@ from checker import (
 from correct_broker import BARRIER, CHANNELS, CONSUMED, CorrectBroker
 from history import (
     Acked,
+    Built,
     Closed,
     Closing,
     Confirmed,
@@ -34,7 +35,10 @@ from history import (
     Invoked,
     Refused,
     Rejected,
+    Removed,
+    Removing,
     Requeued,
+    Standing,
     Stopped,
     load,
     save,
@@ -176,6 +180,9 @@ GOOD: dict[str, list[Event]] = {
         *[*TRANSACTION, Acked("c", "q", "s", 1, transaction=7), Crashed(), *AGAIN],
     ],
     "a transaction that a crash undid": [*TRANSACTION, Crashed(), *AGAIN],
+    "built, there after a crash": [Built("queue q"), Crashed(), Standing(("queue q", "queue r"))],
+    "being removed when it crashed": [Built("queue q"), Removing("queue q"), Crashed(), Standing(())],
+    "removed": [Built("queue q"), Removing("queue q"), Removed("queue q"), Crashed(), Standing(())],
 }
 
 BAD: dict[str, tuple[str, list[Event]]] = {
@@ -253,6 +260,11 @@ BAD: dict[str, tuple[str, list[Event]]] = {
         [*TRANSACTION, Crashed(), *FIRST_OF_TRANSACTION, *SECOND_OF_TRANSACTION, *AGAIN],
     ),
     "the ack without the publishes": (TORN, [*TRANSACTION, Crashed()]),
+    "built, gone after a crash": (LOST, [Built("queue q"), Crashed(), Standing(("exchange q",))]),
+    "removed, there after a crash": (
+        RESURRECTED,
+        [Built("queue q"), Removing("queue q"), Removed("queue q"), Crashed(), Standing(("queue q",))],
+    ),
 }
 
 
