@@ -1,0 +1,116 @@
+"""When lanes must let go, and how much all of them take together."""
+
+import pytest
+from queue_house import QueueHouse
+
+from leveret.broker.durability.blobs import Blobs, StoredBlob
+from leveret.broker.message import CopyState
+from leveret.broker.queues.lane import COPY_BYTES, LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
+from leveret.broker.queues.queue import Queue
+from leveret.broker.queues.windows import TIGHT_READ_COPIES, Windows
+
+
+class Filler:
+    """Publishes messages into lanes, each in a blob of its own."""
+
+    def __init__(self) -> None:
+        self._house = QueueHouse()
+        self._position = 0
+
+    def lane(self, name: str = "q") -> Lane:
+        (lane,) = self._house.queue(name).lanes
+        return lane
+
+    def fill(self, lane: Lane, *sizes: int) -> None:
+        for size in sizes:
+            queue: Queue = lane.queue
+            copy = queue.enqueue(self._house.message("x" * size))
+            assert copy is not None
+            copy.is_durable = True
+            self._position += 1
+            lane.store(copy, StoredBlob(Blobs(), self._position))
+
+
+@pytest.fixture
+def filler() -> Filler:
+    return Filler()
+
+
+MIB = 1 << 20
+
+
+def test_a_small_lane_keeps_everything(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    filler.fill(lane, 10, 20)
+    windows.fit(lane)
+    assert lane.count_in_memory == 2
+    assert windows.total == 30 + 2 * COPY_BYTES
+    assert not windows.is_tight
+    assert (windows.read_bytes, windows.copies_max) == (READ_AHEAD_BYTES, None)
+
+
+def test_a_large_lane_is_cut_to_its_window(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    filler.fill(lane, MIB, MIB, MIB)
+    windows.fit(lane)
+    assert lane.count_in_memory == 3, "the work would not be worth it yet"
+    filler.fill(lane, MIB)
+    assert lane.bytes_in_memory > LET_GO_AT_BYTES
+    windows.fit(lane)
+    assert (lane.count, lane.count_in_memory) == (4, 1)
+    assert lane.bytes_in_memory <= WINDOW_BYTES
+    assert windows.total == lane.bytes_in_memory
+
+
+def test_all_lanes_together_may_be_too_much(filler: Filler) -> None:
+    windows = Windows(2 * MIB)
+    lanes = [filler.lane(name) for name in "abc"]
+    for lane in lanes:
+        filler.fill(lane, MIB // 2, MIB // 2)
+        windows.fit(lane)
+    assert [lane.count_in_memory for lane in lanes] == [2, 0, 0]
+    assert windows.total == lanes[0].bytes_in_memory
+
+
+def test_while_it_is_tight_little_is_read(filler: Filler) -> None:
+    windows, lane = Windows(COPY_BYTES), filler.lane()
+    filler.fill(lane, 1)
+    windows.weigh(lane)
+    assert windows.is_tight
+    assert (windows.read_bytes, windows.copies_max) == (1, TIGHT_READ_COPIES)
+
+
+def test_what_consumers_took_shows_at_the_next_look(filler: Filler) -> None:
+    windows = Windows(2 * MIB)
+    taken, kept = filler.lane("taken"), filler.lane("kept")
+    filler.fill(taken, 2 * MIB)
+    filler.fill(kept, 10)
+    for lane in (taken, kept):
+        windows.weigh(lane)
+    assert windows.is_tight
+    copy = taken.pop()
+    assert copy is not None
+    copy.state = CopyState.UNACKED
+    windows.weigh_all()
+    assert not windows.is_tight
+    assert windows.total == kept.bytes_in_memory
+
+
+def test_a_closed_lane_weighs_nothing(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    filler.fill(lane, 10)
+    windows.weigh(lane)
+    lane.is_closed = True
+    windows.weigh_all()
+    assert windows.total == 0
+    windows.fit(lane)
+    assert windows.total == 0
+
+
+def test_a_lane_is_counted_once(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    for size in (10, 20, 30):
+        filler.fill(lane, size)
+        windows.weigh(lane)
+        windows.weigh_all()
+    assert windows.total == lane.bytes_in_memory == 60 + 3 * COPY_BYTES
