@@ -3,6 +3,7 @@
     DIR/lock      flock held by the one process that uses the directory; contains its pid
     DIR/log/      the LMDB store
     DIR/log.new/  a store being made or compacted; whatever is found there is discarded
+    DIR/spill/    transient messages of long backlogs (`spill.py`); discarded at the next start
 
 An engine (or the checker) holds one `DataDirectory` while it uses the store. The lock dies with the process.
 """
@@ -36,6 +37,7 @@ class DataDirectory:
         self.path = path
         self.log = path / "log"
         self.new_log = path / "log.new"
+        self.spill = path / "spill"
         self._descriptor = descriptor
 
     @classmethod

@@ -12,6 +12,7 @@ from leveret.storage.lmdb_file import network_file_system
 def test_it_is_made_with_its_parents_and_nobody_else_may_look(tmp_path: Path) -> None:
     directory = DataDirectory.open(tmp_path / "a" / "b")
     assert directory.log == tmp_path / "a" / "b" / "log"
+    assert directory.spill == tmp_path / "a" / "b" / "spill"
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "a" / "b" / "lock").stat().st_mode & 0o777 == 0o600
     directory.close()
@@ -55,6 +56,13 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DirectoryUnusable, match="not a Leveret data directory: it holds 'photos'"):
         DataDirectory.open(tmp_path)
     assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_what_is_spilled_there_does_not_make_it_foreign(tmp_path: Path) -> None:
+    directory = DataDirectory.open(tmp_path)
+    directory.spill.mkdir()
+    directory.close()
+    DataDirectory.open(tmp_path).close()
 
 
 def test_the_root_of_a_volume_is_not_foreign(tmp_path: Path) -> None:
