@@ -105,10 +105,17 @@ class EngineStats:
     """What the engine holds, in bytes and counts."""
 
     used_bytes: int
+    file_bytes: int
+    """What is allocated for it on the disk, free pages included."""
     free_bytes: int
     """About what ordinary appends may still take: room on the disk and inside the file, without a reserve."""
     blobs: int
     last_commit_ms: float
+    log_bytes: int = 0
+    """What the blobs take, with what it takes to find them."""
+    checkpoint_bytes: int = 0
+    commits: int = 0
+    """Since the engine was opened."""
 
 
 class LogEngine(Protocol):

@@ -97,6 +97,7 @@ class LmdbEngine:
         self._sync_delay_s = sync_delay_ms / 1000
         self._failure: EngineError | None = None  # why the engine is over; written by the writer thread
         self._last_commit_ms = 0.0
+        self._commits = 0
         self._root = Root()  # as of the last commit; replaced by the writer thread, never changed
         self._directory: DataDirectory | None = None
         self._store: Store | None = None
@@ -228,7 +229,7 @@ class LmdbEngine:
         return await self._write(lambda write: write.meta_cas(key, value, revision))
 
     async def stats(self) -> EngineStats:
-        return await self._read(partial(read_stats, self._last_commit_ms))
+        return await self._read(partial(read_stats, self._commits, self._last_commit_ms))
 
     # On the writer thread
 
@@ -306,6 +307,7 @@ class LmdbEngine:
         self._root = write.root
         if self._sync_delay_s:
             time.sleep(self._sync_delay_s)
+        self._commits += 1
         self._last_commit_ms = (time.perf_counter() - started) * 1000
         return answers
 

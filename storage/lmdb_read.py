@@ -143,9 +143,20 @@ def read_meta(key: bytes, store: Store) -> tuple[bytes, Revision] | None:
     return value, Revision(revision)
 
 
-def read_stats(last_commit_ms: float, store: Store) -> EngineStats:
+def read_stats(commits: int, last_commit_ms: float, store: Store) -> EngineStats:
+    """No page of a blob is read for it."""
     with store.reading() as txn:
-        used, allocated = store.used_bytes(txn), (store.path / "data.mdb").stat().st_size
+        used, log = store.used_bytes(txn), store.log_bytes(txn)
         blobs = int(txn.stat(store.log)["entries"])
-    free = store.room.disk_bytes + allocated - used - store.room.reserve_bytes
-    return EngineStats(used, max(0, free), blobs, last_commit_ms)
+        checkpoints = store.read_root(txn)[0].checkpoints.values()
+    allocated = (store.path / "data.mdb").stat().st_size
+    return EngineStats(
+        used_bytes=used,
+        free_bytes=max(0, store.room.disk_bytes + allocated - used - store.room.reserve_bytes),
+        blobs=blobs,
+        last_commit_ms=last_commit_ms,
+        log_bytes=log,
+        checkpoint_bytes=sum(entry.length for entry in checkpoints),
+        file_bytes=allocated,
+        commits=commits,
+    )

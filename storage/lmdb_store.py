@@ -129,10 +129,18 @@ class Store:
 
     def used_bytes(self, txn: Any) -> int:
         """What the pages in use take. LMDB's list of the free ones is estimated: 8 bytes for each."""
-        databases = [txn.stat(db) for db in (self.log, self.checkpoint, self.meta, self.state)]
-        pages = sum(int(db["branch_pages"] + db["leaf_pages"] + db["overflow_pages"]) for db in databases)
+        databases = (self.log, self.checkpoint, self.meta, self.state)
+        pages = sum(self._page_count(txn, database) for database in databases)
         free_pages = max(0, self._metas.last_page() + 1 - pages)
         return pages * self._metas.page_bytes + 8 * free_pages
+
+    def log_bytes(self, txn: Any) -> int:
+        """What the pages of the log take."""
+        return self._page_count(txn, self.log) * self._metas.page_bytes
+
+    def _page_count(self, txn: Any, database: Any) -> int:
+        stat = txn.stat(database)
+        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
     def stamp(self, txn: Any) -> Stamp:
         """What the root row of this write transaction must say about LMDB's meta pages."""

@@ -100,5 +100,4 @@ class MemoryEngine:
         return self._tables.meta_cas(key, value, revision)
 
     async def stats(self) -> EngineStats:
-        used = self._tables.used_bytes
-        return EngineStats(used, self._capacity_bytes - used, self._tables.blob_count(), last_commit_ms=0.0)
+        return self._tables.stats(self._capacity_bytes)

@@ -199,10 +199,7 @@ class SimulatedEngine:
         return await self._write(None, lambda tables: tables.meta_cas(key, value, revision))
 
     async def stats(self) -> EngineStats:
-        tables, capacity = self._require_open(), self._disk.capacity_bytes
-        return EngineStats(
-            tables.used_bytes, capacity - tables.used_bytes, tables.blob_count(), last_commit_ms=0.0
-        )
+        return self._require_open().stats(self._disk.capacity_bytes)
 
     def _require_open(self) -> Tables:
         """What may be read: only what is durable."""

@@ -8,7 +8,7 @@ engines.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .engine import Append, Corrupt, EngineError, Lease, Position, Revision
+from .engine import Append, Corrupt, EngineError, EngineStats, Lease, Position, Revision
 from .group import GroupState, fenced
 
 RESERVE_BYTES = 16 * 1024 * 1024
@@ -110,8 +110,18 @@ class Tables:
             self._meta[key] = (value, Revision(self._revision))
         return Revision(self._revision)
 
-    def blob_count(self) -> int:
-        return sum(len(blobs) for blobs in self._blobs.values())
+    def stats(self, capacity_bytes: int) -> EngineStats:
+        blobs = sum(len(blobs) for blobs in self._blobs.values())
+        checkpoints = sum(len(blob) for _, blob in self._checkpoints.values())
+        return EngineStats(
+            used_bytes=self.used_bytes,
+            file_bytes=self.used_bytes,
+            free_bytes=capacity_bytes - self.used_bytes,
+            blobs=blobs,
+            last_commit_ms=0.0,
+            log_bytes=self.used_bytes - checkpoints,
+            checkpoint_bytes=checkpoints,
+        )
 
     def _require_owner(self, group: int, epoch: int) -> None:
         current = self._groups[group].epoch

@@ -504,11 +504,15 @@ class TestStats:
         assert full.blobs == 2
         assert full.used_bytes >= before.used_bytes + 200_000
         assert full.free_bytes > 0
-        await engine.checkpoint(0, owner.lease.epoch, positions[1], b"")
+        assert full.used_bytes >= full.log_bytes >= 200_000
+        assert full.checkpoint_bytes == 0
+        await engine.checkpoint(0, owner.lease.epoch, positions[1], bytes(50_000))
+        assert (await engine.stats()).checkpoint_bytes == 50_000
         await engine.drop(0, owner.lease.epoch, positions)
         after = await engine.stats()
         assert after.blobs == 0
-        assert after.used_bytes <= full.used_bytes - 200_000
+        assert after.log_bytes <= full.log_bytes - 200_000
+        assert after.used_bytes < full.used_bytes - 140_000
 
 
 async def check_durability(kit: LogKit) -> None:
