@@ -17,7 +17,7 @@ from .auth import User
 from .channels.direct_reply import DirectReplies
 from .clock import Clock
 from .connection import Connection
-from .counters import Counters
+from .counters import Counters, Latest
 from .durability.journal import Journal
 from .durability.reader import Reader
 from .queues.windows import Windows
@@ -56,6 +56,7 @@ class Broker:
         self.alarms = Alarms(limits)
         self.ack_timeout_ms = ack_timeout_ms  # where neither consumer nor queue has one; 0: none
         self.counters = Counters()
+        self.latest = Latest()
         self.direct_replies = DirectReplies()
         self.turn = Turn(schedule, kick_committer)
         self.connections: dict[Connection, None] = {}
@@ -63,7 +64,7 @@ class Broker:
         self.last_sequence = 0  # of the newest message
         self.last_queue_id = 0
         self.windows = Windows() if windows is None else windows
-        self.reader = Reader(journal.blobs, self.windows)
+        self.reader = Reader(journal.blobs, self.windows, self.counters)
         self.services = Services(
             clock=clock,
             journal=journal,

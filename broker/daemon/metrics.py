@@ -17,8 +17,10 @@ from prometheus_client.registry import Collector
 from leveret.storage.engine import EngineStats
 
 from ..alarms import Alarms
-from ..counters import Counters
+from ..counters import Counters, Latest
+from ..durability.journal import Journal
 from ..histogram import Histogram
+from ..queues.windows import Windows
 from .loop_lag import LoopLag
 from .queue_metrics import GAUGES, VhostFacts, walk
 
@@ -31,7 +33,13 @@ class BrokerFacts(Protocol):
     @property
     def counters(self) -> Counters: ...
     @property
+    def journal(self) -> Journal: ...
+    @property
+    def latest(self) -> Latest: ...
+    @property
     def vhosts(self) -> Mapping[str, VhostFacts]: ...
+    @property
+    def windows(self) -> Windows: ...
 
 
 COUNTED: Mapping[str, tuple[str, str]] = {
@@ -52,8 +60,28 @@ COUNTED: Mapping[str, tuple[str, str]] = {
     "committed_bytes": ("committed_bytes", "Bytes appended to the log."),
     "commit_seconds": ("commit_seconds", "Time from handing a batch to the log until it is durable."),
     "commit_messages": ("commit_messages", "Messages made durable by one group commit."),
+    "blobs_read": ("blobs_read_back", "Blobs read because somebody needs what is in them."),
+    "copies_read": ("messages_read_back", "Messages brought back into memory by that."),
+    "window_misses": ("window_misses", "Times that a queue's head had to be read before it could go out."),
+    "checkpoints": ("checkpoints", "Checkpoints written."),
+    "checkpointed_bytes": ("checkpointed_bytes", "Bytes of all checkpoints written."),
+    "checkpoint_seconds": ("checkpoint_seconds", "Time from a checkpoint's first step until it is durable."),
+    "blobs_dropped": ("blobs_dropped", "Blobs dropped because nothing in them was needed any more."),
+    "blobs_cleaned": ("blobs_cleaned", "Blobs of which little was needed, and that was moved."),
+    "copies_moved": ("messages_moved", "Messages in queues that were moved to another blob by that."),
 }
 """For every field of `Counters`: the metric's name without `leveret_` and `_total`, and what it counts."""
+
+LATEST: Mapping[str, tuple[str, str]] = {
+    "checkpoint_bytes": ("checkpoint_bytes", "Size of the newest checkpoint."),
+    "checkpoint_at_s": ("checkpoint_timestamp_seconds", "When it was written; 0: before the start."),
+    "recovery_s": ("recovery_seconds", "How long the recovery at the start took."),
+    "recovery_blobs": ("recovery_blobs", "Blobs after the checkpoint that it replayed."),
+    "recovery_bytes": ("recovery_bytes", "Bytes of these blobs."),
+    "recovery_records": ("recovery_records", "Records in these blobs."),
+    "recovery_messages": ("recovery_messages", "Messages in queues that it found."),
+}
+"""For every field of `Latest`: the metric's name without `leveret_`, and what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +102,7 @@ class Metrics(Collector):
         self._broker = broker
         self._lag = lag
         self._snapshot: Snapshot | None = None  # of the scrape that is under way
+        self._window_hits = 0
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
@@ -94,6 +123,7 @@ class Metrics(Collector):
         """`generate_latest` calls this."""
         yield from self._counted()
         yield from self._alarms()
+        yield from self._backlog()
         yield from self._loop()
         if self._snapshot is not None:
             yield from self._gauges(self._snapshot)
@@ -124,6 +154,31 @@ class Metrics(Collector):
             ("disk_free_limit_bytes", "The disk alarm goes off below it.", limits.disk_free_bytes),
             ("connections_blocked", "Connections that are not read, for an alarm.", alarms.waiting_count),
         ):
+            yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
+
+    def _backlog(self) -> Iterator[Metric]:
+        """What lies on the disk, and what of it is in memory."""
+        broker = self._broker
+        counters, blobs, windows = broker.counters, broker.journal.blobs, broker.windows
+        # Between a miss and its delivery the difference would fall for a moment.
+        hits = counters.delivered + counters.got - counters.window_misses
+        self._window_hits = max(hits, self._window_hits)
+        yield CounterMetricFamily(
+            "leveret_window_hits", "Messages handed out whose queue had them in memory.", self._window_hits
+        )
+        gauges: list[tuple[str, str, float]] = [
+            ("window_bytes", "Memory that ready messages take.", windows.total),
+            (
+                "window_is_tight",
+                "1 while that is too much and queues keep very little each.",
+                windows.is_tight,
+            ),
+            ("log_live_bytes", "Bytes of the log that are needed, about.", blobs.live_size),
+            ("log_dead_bytes", "Bytes of blobs that the next checkpoint drops.", blobs.dead_size),
+        ]
+        for name, (metric, explanation) in LATEST.items():
+            gauges.append((metric, explanation, getattr(broker.latest, name)))
+        for name, explanation, value in gauges:
             yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
 
     def _loop(self) -> Iterator[Metric]:
@@ -165,10 +220,23 @@ class Metrics(Collector):
         ]
         if now.log is not None:
             gauges += [
-                ("log_bytes", "Bytes that the log takes in its file.", now.log.used_bytes),
-                ("log_free_bytes", "Bytes of the log's file that are free to use again.", now.log.free_bytes),
+                ("log_bytes", "Bytes that the log takes in its file.", now.log.log_bytes),
+                ("log_file_bytes", "Size of that file.", now.log.file_bytes),
+                (
+                    "log_file_free_bytes",
+                    "Bytes of it that are free to use again.",
+                    max(0, now.log.file_bytes - now.log.used_bytes),
+                ),
+                (
+                    "log_free_bytes",
+                    "Room for the log: on the disk and inside its file, without the reserve.",
+                    now.log.free_bytes,
+                ),
                 ("log_blobs", "Blobs in the log.", now.log.blobs),
             ]
+            yield CounterMetricFamily(
+                "leveret_log_syncs", "Syncs of the disk: commits, checkpoints, drops.", now.log.commits
+            )
         for name, explanation, value in gauges:
             yield GaugeMetricFamily(f"leveret_{name}", explanation, value)
 

@@ -24,6 +24,10 @@ class QueueFacts(Protocol):
     @property
     def ready_bytes(self) -> int: ...
     @property
+    def cold_count(self) -> int: ...
+    @property
+    def index_bytes(self) -> int: ...
+    @property
     def unacked_count(self) -> int: ...
     @property
     def consumer_count(self) -> int: ...
@@ -57,6 +61,8 @@ Read = Callable[[QueueFacts], int]
 GAUGES: Mapping[str, tuple[str, Read]] = {
     "messages_ready": ("Messages waiting for a consumer.", lambda queue: queue.message_count),
     "messages_ready_bytes": ("Size of the waiting bodies.", lambda queue: queue.ready_bytes),
+    "messages_on_disk_only": ("Of the waiting ones, those not in memory.", lambda queue: queue.cold_count),
+    "index_bytes": ("Memory that the index of those takes.", lambda queue: queue.index_bytes),
     "messages_unacked": ("Messages delivered and not yet acknowledged.", lambda queue: queue.unacked_count),
     "consumers": ("Consumers.", lambda queue: queue.consumer_count),
 }

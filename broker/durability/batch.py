@@ -23,7 +23,17 @@ Survivor = tuple[records.PublishRecord, list[tuple[Lane, Run | None]]]
 class Batch:
     """Everything that one group commit makes durable."""
 
-    __slots__ = ("_confirms", "_waiting", "blobs", "lanes", "messages", "part_blobs", "payloads")
+    __slots__ = (
+        "_confirms",
+        "_waiting",
+        "blobs",
+        "blobs_cleaned",
+        "copies_moved",
+        "lanes",
+        "messages",
+        "part_blobs",
+        "payloads",
+    )
 
     def __init__(self, confirms: "dict[Channel, int]", waiting: list[Callable[[], None]]) -> None:
         self._confirms = confirms
@@ -33,6 +43,8 @@ class Batch:
         self.blobs: list[StoredBlob] = []  # one per payload after the PARTs
         self.lanes: dict[Lane, None] = {}  # that got something
         self.messages = 0  # how many messages it stores
+        self.blobs_cleaned = 0  # whose survivors it stores anew
+        self.copies_moved = 0  # those survivors
 
     def committed(self) -> None:
         """The batch is on the disk: confirm to publishers and release what waited. Confirms go first."""
@@ -133,6 +145,8 @@ class Packer:
                     run.blob = blob
             blob.add(len(lanes))
             victim.release(len(lanes))
+            self._batch.copies_moved += len(lanes)
+        self._batch.blobs_cleaned += 1
 
     def _start_blob(self) -> None:
         self._pieces = []

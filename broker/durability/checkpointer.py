@@ -41,6 +41,7 @@ class Checkpointer:
         self._checkpoint: Checkpoint | None = None
         self._steps: Iterator[None] | None = None
         self._dead: list[StoredBlob] = []
+        self._begun_at_s = 0.0
 
     def wrote(self, size: int) -> None:
         """The log has grown."""
@@ -67,6 +68,7 @@ class Checkpointer:
         broker, tail = self._broker, self._tail
         blobs = broker.journal.blobs
         self._grown_bytes = 0
+        self._begun_at_s = broker.clock.monotonic_s()
         self._checkpoint = Checkpoint(
             position=tail.position,
             last_sequence=broker.last_sequence,
@@ -117,12 +119,22 @@ class Checkpointer:
         packed = checkpoint.pack()
         self._last_size = len(packed)
         await self._engine.checkpoint(tail.group, tail.epoch, Position(checkpoint.position), packed)
+        self._count(len(packed))
         blobs = self._broker.journal.blobs
         positions = [Position(position) for blob in dead for position in blob.positions]
         await self._engine.drop(tail.group, tail.epoch, positions)
         for blob in dead:
             blobs.remove(blob)
+        self._broker.counters.blobs_dropped += len(dead)
         self._checkpoint = None
         if failpoints.armed:
             failpoints.hit("after_checkpoint")
         log.debug("checkpoint at %d: %d bytes, %d blobs dropped", checkpoint.position, len(packed), len(dead))
+
+    def _count(self, size: int) -> None:
+        counters, latest, clock = self._broker.counters, self._broker.latest, self._broker.clock
+        counters.checkpoints += 1
+        counters.checkpointed_bytes += size
+        counters.checkpoint_seconds.observe(clock.monotonic_s() - self._begun_at_s)
+        latest.checkpoint_bytes = size
+        latest.checkpoint_at_s = clock.now_ms() / 1000

@@ -161,6 +161,8 @@ class Committer:
             counters.commits += 1
             counters.committed_bytes += total
             counters.committed_messages += batch.messages
+            counters.blobs_cleaned += batch.blobs_cleaned
+            counters.copies_moved += batch.copies_moved
             first = tail.position + 1 - len(items)
             for stored, size in zip(batch.blobs, sizes[batch.part_blobs :], strict=True):
                 stored.size = size + sum(sizes[position - first] for position in stored.parts)

@@ -13,6 +13,7 @@ from leveret.protocol.amqp.properties import read_facts
 from leveret.storage.blob import decode_blob, iter_records
 from leveret.storage.engine import Corrupt, LogEngine, Position
 
+from ..counters import Counters
 from ..message import Message, QueuedMessage
 from ..queues.lane import Lane
 from ..queues.runs import Row
@@ -50,14 +51,13 @@ class _Wish:
 class Reader:
     """One per broker; `run` is its task."""
 
-    def __init__(self, blobs: Blobs, windows: Windows) -> None:
+    def __init__(self, blobs: Blobs, windows: Windows, counters: Counters) -> None:
         self._blobs = blobs
         self._windows = windows
+        self._counters = counters
         self._lanes: dict[Lane, None] = {}  # that want something
         self._wakeup = asyncio.Event()
         self._shared: WeakValueDictionary[int, Message] = WeakValueDictionary()  # those of several queues
-        self.reads = 0  # blobs read
-        self.copies_read = 0
 
     def want(self, lane: Lane) -> None:
         """Read what the lane's `wanted_rows` says, soon; then call its queue's `was_read`."""
@@ -153,14 +153,16 @@ class Reader:
                 wish.copies.append(queue.revive(message))
 
     def _hand_over(self, position: int, wishes: list[_Wish]) -> None:
-        self.reads += 1
+        counters = self._counters
+        counters.blobs_read += 1
         for wish in wishes:
             lane, row, copies = wish.lane, wish.row, wish.copies
             if len(copies) < wish.copies_max:
                 raise Corrupt(f"{row.live} messages of {lane.queue} must be there, {len(copies)} are")
             last = row.last if len(copies) == row.live else copies[-1].message.sequence
+            counters.window_misses += lane.is_waited_for
             lane.admit(row, self._blobs[position], copies, last)
-            self.copies_read += len(copies)
+            counters.copies_read += len(copies)
             self._windows.weigh(lane)
             lane.queue.was_read()
 

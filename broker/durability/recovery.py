@@ -54,7 +54,7 @@ class _QueueState:
         return state
 
 
-class _Fold:
+class Fold:
     """Applies a checkpoint and then records to the broker."""
 
     def __init__(self, broker: Broker) -> None:
@@ -62,6 +62,7 @@ class _Fold:
         self.queues: dict[int, _QueueState] = {}
         self.copies: dict[int, int] = {}  # published ones, by the position of their blob
         self.parts: dict[int, range] = {}  # of large messages, likewise
+        self.records = 0  # that were applied
         self._position = 0  # of the blob that is being applied
 
     def apply_checkpoint(self, loaded: LoadedCheckpoint) -> None:
@@ -93,6 +94,7 @@ class _Fold:
         """A blob after the checkpoint: every record counts."""
         self._position = position
         for record_type, start, end in iter_records(blob.payload):
+            self.records += 1
             record = blob.payload[start:end]
             try:
                 self._apply_record(record_type, record)
@@ -245,27 +247,33 @@ class _Fold:
 
 async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -> LogTail:
     """Rebuild the broker's durable state. Raises Corrupt rather than leaving anything out."""
-    fold = _Fold(broker)
+    latest, clock = broker.latest, broker.clock
+    started_s = clock.monotonic_s()
+    fold = Fold(broker)
     position = BEGINNING
     chain = CHAIN_START
     found = await engine.last_checkpoint(group)
     if found is not None:
         position, data = found
+        latest.checkpoint_bytes = len(data)
         loaded = LoadedCheckpoint.unpack(data)
         chain = loaded.checkpoint.chain_hash
         fold.apply_checkpoint(loaded)
     chain = await _replay(engine, group, position, lease, fold, chain)
     fold.enter_blobs(dict(await engine.blobs(group)))
-    messages = fold.fill_queues()
+    latest.recovery_messages = messages = fold.fill_queues()
+    latest.recovery_records = fold.records
+    latest.recovery_s = clock.monotonic_s() - started_s
     blobs = broker.journal.blobs
     log.info("recovered %d queues and %d messages in %d blobs", len(fold.queues), messages, len(blobs))
     return LogTail(group, lease.epoch, lease.fence, 1, chain)
 
 
 async def _replay(
-    engine: LogEngine, group: int, after: Position, lease: Lease, fold: _Fold, chain: bytes
+    engine: LogEngine, group: int, after: Position, lease: Lease, fold: Fold, chain: bytes
 ) -> bytes:
     """Apply the blobs after the checkpoint; returns the chain hash of the last one."""
+    latest = fold.broker.latest
     expected = after + 1
     async for at, data in engine.read(group, after):
         try:
@@ -277,6 +285,8 @@ async def _replay(
             chain = chain_hash(data)
             expected = at + 1
             fold.apply(blob, at)
+            latest.recovery_blobs += 1
+            latest.recovery_bytes += len(data)
             if failpoints.armed:
                 failpoints.hit("during_recovery")
         except Corrupt as error:

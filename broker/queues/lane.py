@@ -71,6 +71,7 @@ class Lane:
         "cold",
         "count",
         "is_closed",
+        "is_waited_for",
         "live_bytes",
         "open_run",
         "priority",
@@ -99,6 +100,7 @@ class Lane:
         self._gone = 0  # copies in here that are no longer READY
         self._wanted: dict[int, None] = {}  # cold runs, by `first`, that are needed before it is their turn
         self._wants_head = False
+        self.is_waited_for = False  # `pop` had to say None although there is something
 
     # What the journal writes down
 
@@ -170,7 +172,7 @@ class Lane:
             else:
                 return self._pop_behind() if self.count else None
             if copy.message.sequence > self._cold_first:
-                self.want_more()
+                self._wait()
                 return None
             if is_late:
                 heappop(out_of_order)
@@ -185,7 +187,7 @@ class Lane:
     def _pop_behind(self) -> QueuedMessage | None:
         """The front is empty: what lies behind it moves up."""
         if self._cold_first != NEVER:
-            self.want_more()
+            self._wait()
             return None
         self._in_order, self._tail = self._tail, deque()
         self._front_last = self._last_sequence
@@ -339,6 +341,10 @@ class Lane:
             self._wanted[first] = None
             self.queue.read(self)
 
+    def _wait(self) -> None:
+        self.is_waited_for = True
+        self.want_more()
+
     def want_more(self) -> None:
         """The head must be read, or will have to be soon."""
         self._wants_head = True
@@ -373,7 +379,7 @@ class Lane:
         taken = cold.take(row.first)
         assert taken == row, "the reader has looked"
         self._wanted.pop(row.first, None)
-        self._wants_head = False
+        self._wants_head = self.is_waited_for = False
         cold.body_bytes -= sum(len(copy.message.body) for copy in copies)
         gone = row.gone
         if last < row.last:

@@ -145,6 +145,16 @@ class Queue:
         return self._ready.body_bytes
 
     @property
+    def cold_count(self) -> int:
+        """How many of them are on the disk only."""
+        return sum(lane.cold.copies for lane in self.lanes if lane.cold is not None)
+
+    @property
+    def index_bytes(self) -> int:
+        """What remembering these takes in memory."""
+        return sum(lane.cold.memory_bytes for lane in self.lanes if lane.cold is not None)
+
+    @property
     def consumer_count(self) -> int:
         return len(self._consumers)
 

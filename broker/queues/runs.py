@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NEVER = 2**64 - 1  # above every sequence, after every instant
 _HEAD_TOLERATED = 256  # rows taken from the front that are not worth moving the others
+_ROW_BYTES = 28  # in the columns
+_ENTRY_BYTES = 140  # in a dict: two numbers and their share of its table, about
 
 
 class Run:
@@ -102,6 +104,7 @@ class RunTable:
         "_head",
         "_lasts",
         "_lives",
+        "_mask_bits",
         "_positions",
         "body_bytes",
         "copies",
@@ -117,6 +120,7 @@ class RunTable:
         self._positions = array("Q")
         self._lives = array("I")
         self._head = 0  # rows before it were taken
+        self._mask_bits = 0  # of all masks together
         self.gone: dict[int, int] = {}  # by `first`, where a mask is not 0
         self.expires: dict[int, int] = {}  # by `first`, where a copy expires
 
@@ -131,6 +135,12 @@ class RunTable:
     def first(self) -> int:
         """The lowest sequence in here; NEVER when there is none."""
         return self._firsts[self._head] if len(self._firsts) > self._head else NEVER
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what it takes."""
+        entries = len(self.gone) + len(self.expires)
+        return _ROW_BYTES * len(self._firsts) + _ENTRY_BYTES * entries + self._mask_bits // 8
 
     def add(self, row: Row) -> None:
         """Put a row in its place, nearly always the last one."""
@@ -147,7 +157,7 @@ class RunTable:
             self._lives.insert(index, row.live)
         self.copies += row.live
         if row.gone:
-            self.gone[row.first] = row.gone
+            self._set_gone(row.first, row.gone)
         if row.expires_at != NEVER:
             self.expires[row.first] = row.expires_at
 
@@ -171,7 +181,7 @@ class RunTable:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.copies = self.body_bytes = self._head = 0
+        self.copies = self.body_bytes = self._head = self._mask_bits = 0
         for column in (self._firsts, self._lasts, self._positions, self._lives):
             del column[:]
         self.gone.clear()
@@ -205,7 +215,7 @@ class RunTable:
         self._lives[index] -= 1
         first = self._firsts[index]
         if self._lives[index]:
-            self.gone[first] = self.gone.get(first, 0) | (1 << (sequence - first))
+            self._set_gone(first, self.gone.get(first, 0) | (1 << (sequence - first)))
         else:
             self._remove(index)
 
@@ -223,7 +233,7 @@ class RunTable:
         start = self._firsts[index]
         self.copies -= live
         self._lives[index] -= live
-        self.gone[start] = self.gone.get(start, 0) | mask_of(range(first, last + 1), start)
+        self._set_gone(start, self.gone.get(start, 0) | mask_of(range(first, last + 1), start))
 
     def position_of(self, sequence: int) -> int | None:
         """Of the blob that holds this live copy; None when there is no such copy."""
@@ -259,10 +269,14 @@ class RunTable:
             self.expires.get(first, NEVER),
         )
 
+    def _set_gone(self, first: int, mask: int) -> None:
+        self._mask_bits += mask.bit_length() - self.gone.get(first, 0).bit_length()
+        self.gone[first] = mask
+
     def _remove(self, index: int) -> None:
         first = self._firsts[index]
         self.copies -= self._lives[index]
-        self.gone.pop(first, None)
+        self._mask_bits -= self.gone.pop(first, 0).bit_length()
         self.expires.pop(first, None)
         if index == self._head:
             self._head += 1
@@ -305,6 +319,7 @@ class RunTable:
             raise ValueError("the columns of a run table have different lengths")
         table._sort()
         table.gone = gone
+        table._mask_bits = sum(map(int.bit_length, gone.values()))
         table.expires = expires
         table.copies = sum(table._lives)
         return table

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 from leveret.broker.alarms import NO_LIMITS, Alarms
-from leveret.broker.counters import Counters
+from leveret.broker.counters import Counters, Latest
+from leveret.broker.durability.journal import Journal
 from leveret.broker.queues.dead_letter import DeathReason
+from leveret.broker.queues.windows import Windows
 from leveret.storage.engine import EngineError, EngineStats
 
 
@@ -21,6 +23,8 @@ class FakeQueue:
     got_total: int = 0
     settled_total: int = 0
     deaths_total: dict[DeathReason, int] = field(default_factory=lambda: dict.fromkeys(DeathReason, 0))
+    cold_count: int = 0
+    index_bytes: int = 0
 
 
 @dataclass
@@ -37,14 +41,25 @@ class FakeVhost:
 class FakeBroker:
     alarms: Alarms = field(default_factory=lambda: Alarms(NO_LIMITS))
     counters: Counters = field(default_factory=Counters)
+    journal: Journal = field(default_factory=lambda: Journal(1024 * 1024))
+    latest: Latest = field(default_factory=Latest)
     vhosts: dict[str, FakeVhost] = field(default_factory=lambda: {"/": FakeVhost()})
+    windows: Windows = field(default_factory=Windows)
 
 
 @dataclass
 class FakeServer:
     is_ready: bool = True
     stats: EngineStats | EngineError = field(
-        default_factory=lambda: EngineStats(used_bytes=4096, free_bytes=100, blobs=3, last_commit_ms=0.5)
+        default_factory=lambda: EngineStats(
+            used_bytes=4096,
+            file_bytes=5000,
+            free_bytes=100,
+            blobs=3,
+            last_commit_ms=0.5,
+            log_bytes=4000,
+            commits=9,
+        )
     )
 
     async def log_stats(self) -> EngineStats:

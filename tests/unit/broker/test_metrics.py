@@ -7,9 +7,11 @@ from fake_broker import FakeBroker, FakeQueue, FakeServer, FakeVhost
 from samples import Samples, samples
 
 from leveret.broker.alarms import Alarms, Limits
-from leveret.broker.counters import Counters
+from leveret.broker.counters import Counters, Latest
 from leveret.broker.daemon.loop_lag import Lag, LoopLag
-from leveret.broker.daemon.metrics import COUNTED, Metrics
+from leveret.broker.daemon.metrics import COUNTED, LATEST, Metrics
+from leveret.broker.durability.blobs import StoredBlob
+from leveret.broker.queues.windows import Windows
 
 
 @pytest.fixture
@@ -24,6 +26,7 @@ async def aggregated(broker: FakeBroker, *, is_ready: bool = True, lag: LoopLag 
 
 def test_every_counter_has_a_name_and_an_explanation() -> None:
     assert set(COUNTED) == {counted.name for counted in fields(Counters)}
+    assert set(LATEST) == {latest.name for latest in fields(Latest)}
 
 
 async def test_every_counter_is_shown(broker: FakeBroker) -> None:
@@ -34,6 +37,14 @@ async def test_every_counter_is_shown(broker: FakeBroker) -> None:
     for value, counted in enumerate(fields(Counters), start=1):
         if counted.type is int:
             assert found[f"leveret_{COUNTED[counted.name][0]}_total", ()] == value
+
+
+async def test_what_was_seen_last_is_shown(broker: FakeBroker) -> None:
+    for value, latest in enumerate(fields(Latest), start=1):
+        setattr(broker.latest, latest.name, value)
+    found = await aggregated(broker)
+    for value, latest in enumerate(fields(Latest), start=1):
+        assert found[f"leveret_{LATEST[latest.name][0]}", ()] == value
 
 
 async def test_commits_have_histograms(broker: FakeBroker) -> None:
@@ -53,19 +64,71 @@ async def test_open_is_opened_less_closed(broker: FakeBroker) -> None:
 
 
 async def test_queues_are_summed_over_all_vhosts(broker: FakeBroker) -> None:
-    broker.vhosts["/"].add(FakeQueue("a", message_count=1, ready_bytes=10, unacked_count=2, consumer_count=3))
+    broker.vhosts["/"].add(
+        FakeQueue(
+            "a",
+            message_count=1,
+            ready_bytes=10,
+            unacked_count=2,
+            consumer_count=3,
+            cold_count=7,
+            index_bytes=70,
+        )
+    )
     broker.vhosts["/"].exchanges = {"": None, "amq.direct": None}
     other = broker.vhosts["other"] = FakeVhost("other")
-    other.add(FakeQueue("a", message_count=4, ready_bytes=20, unacked_count=5, consumer_count=6))
+    other.add(
+        FakeQueue(
+            "a",
+            message_count=4,
+            ready_bytes=20,
+            unacked_count=5,
+            consumer_count=6,
+            cold_count=8,
+            index_bytes=80,
+        )
+    )
     found = await aggregated(broker)
     names = ("queues", "exchanges", "messages_ready", "messages_ready_bytes", "messages_unacked", "consumers")
     assert [found[f"leveret_{name}", ()] for name in names] == [2, 2, 5, 30, 7, 9]
+    assert (found["leveret_messages_on_disk_only", ()], found["leveret_index_bytes", ()]) == (15, 150)
 
 
 async def test_the_log_and_readiness_are_shown(broker: FakeBroker) -> None:
     found = await aggregated(broker, is_ready=False)
     assert found["leveret_ready", ()] == 0
-    assert [found[f"leveret_log_{name}", ()] for name in ("bytes", "free_bytes", "blobs")] == [4096, 100, 3]
+    names = ("bytes", "file_bytes", "file_free_bytes", "free_bytes", "blobs")
+    assert [found[f"leveret_log_{name}", ()] for name in names] == [4000, 5000, 904, 100, 3]
+    assert found["leveret_log_syncs_total", ()] == 9
+
+
+async def test_what_of_the_log_is_needed_is_shown(broker: FakeBroker) -> None:
+    blobs = broker.journal.blobs
+    for position, live in ((1, 3), (2, 0)):
+        blob = StoredBlob(blobs, position)
+        blob.size, blob.copies, blob.live_copies = 1000, 4, live
+        blobs.enter(blob)
+    found = await aggregated(broker)
+    assert (found["leveret_log_live_bytes", ()], found["leveret_log_dead_bytes", ()]) == (750, 1000)
+
+
+@pytest.mark.parametrize(("total", "is_tight"), [(5, 0), (6, 1)])
+async def test_windows_are_shown(broker: FakeBroker, total: int, is_tight: int) -> None:
+    broker.windows = Windows(5)
+    broker.windows.total = total
+    found = await aggregated(broker)
+    assert (found["leveret_window_bytes", ()], found["leveret_window_is_tight", ()]) == (total, is_tight)
+
+
+async def test_window_hits_are_the_other_deliveries_and_never_fall(broker: FakeBroker) -> None:
+    metrics, counters = Metrics(broker, LoopLag()), broker.counters
+    counters.delivered, counters.got = 7, 3
+    hits = []
+    for counters.window_misses in (2, 3):
+        hits.append(samples(await metrics.aggregated(None, True))["leveret_window_hits_total", ()])
+    counters.delivered = 20
+    hits.append(samples(await metrics.aggregated(None, True))["leveret_window_hits_total", ()])
+    assert hits == [8, 8, 20]
 
 
 async def test_alarms_are_shown_with_their_figures(broker: FakeBroker) -> None:

@@ -15,7 +15,7 @@ def vhost() -> FakeVhost:
 
 
 async def test_each_queue_has_its_series(vhost: FakeVhost) -> None:
-    jobs = FakeQueue("jobs", 1, 10, 2, 3, 4, 5, 6, 7, 8)
+    jobs = FakeQueue("jobs", 1, 10, 2, 3, 4, 5, 6, 7, 8, cold_count=9, index_bytes=10)
     jobs.deaths_total[DeathReason.EXPIRED] = 9
     vhost.add(jobs)
     found = samples(await per_queue_text({"/": vhost}))
@@ -26,6 +26,8 @@ async def test_each_queue_has_its_series(vhost: FakeVhost) -> None:
     assert values == {
         "messages_ready": 1,
         "messages_ready_bytes": 10,
+        "messages_on_disk_only": 9,
+        "index_bytes": 10,
         "messages_unacked": 2,
         "consumers": 3,
         "messages_enqueued_total": 4,

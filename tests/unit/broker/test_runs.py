@@ -262,3 +262,19 @@ def test_the_table_does_what_a_list_of_runs_does() -> None:
     run_state_machine_as_test(
         TableMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
     )
+
+
+def test_a_table_knows_what_it_takes() -> None:
+    table = table_of(Row(1, 8000, 1, 8000, 0, NEVER), Row(8001, 16000, 2, 8000, 0, 5))
+    plain = table.memory_bytes
+    table.settle(4000)
+    assert table.memory_bytes - plain > 500  # a mask of 4000 bits
+    table.purge(8001, 15000, 7000)
+    rows = list(table)
+    again = RunTable.from_columns(table.columns(), dict(table.gone), dict(table.expires))
+    assert again.memory_bytes == table.memory_bytes == table_of(*rows).memory_bytes > plain + 500 + 875
+    for row in rows:
+        table.take(row.first)
+    assert table.memory_bytes < plain
+    again.clear()
+    assert again.memory_bytes == 0
