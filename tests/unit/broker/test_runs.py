@@ -138,6 +138,7 @@ class TableMachine(RuleBasedStateMachine):
         self.last_sequence = 0
         self.published: set[int] = set()  # nobody asks for others: they are of other queues
         self.last_position = 0
+        self.is_open = False  # the last blob: in one, publishes come before everything else
 
     def forget_empty(self) -> None:
         self.runs = [run for run in self.runs if run.alive]
@@ -149,7 +150,8 @@ class TableMachine(RuleBasedStateMachine):
     def publish(self, gap: int, is_new_blob: bool, expires_at: int) -> None:
         self.last_sequence += gap
         self.published.add(self.last_sequence)
-        self.last_position += is_new_blob
+        self.last_position += is_new_blob or not self.is_open
+        self.is_open = True
         self.table.publish(self.last_sequence, self.last_position, expires_at)
         last = max(self.runs, key=lambda run: run.first, default=None)
         if last is None or last.position != self.last_position:
@@ -164,6 +166,7 @@ class TableMachine(RuleBasedStateMachine):
     def take(self, data: st.DataObject, from_head: bool) -> None:
         run = min(self.runs, key=lambda run: run.first) if from_head else self.draw_run(data)
         assert self.table.take(run.first) == run.row()
+        self.is_open = False
         self.runs.remove(run)
         if run.last < self.last_sequence:  # else what is published next would belong in between
             self.out.append(run)
@@ -172,6 +175,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(data=st.data(), is_cut=st.booleans())
     def put_back(self, data: st.DataObject, is_cut: bool) -> None:
         run = data.draw(st.sampled_from(self.out))
+        self.is_open = False
         self.out.remove(run)
         if is_cut and len(run.alive) > 1:
             at = data.draw(st.sampled_from(sorted(run.alive)[1:]))
@@ -188,6 +192,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(sorted(self.published)))
+        self.is_open = False
         self.table.settle(sequence)
         for run in self.runs:
             run.end({sequence})
@@ -197,6 +202,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(data=st.data(), is_whole=st.booleans())
     def purge(self, data: st.DataObject, is_whole: bool) -> None:
         """A whole run, or the end of one, or its beginning: memory had cut it there."""
+        self.is_open = False
         run = self.draw_run(data)
         first, last = run.first, run.last
         if not is_whole:
@@ -215,6 +221,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def move(self, data: st.DataObject) -> None:
         run = self.draw_run(data)
+        self.is_open = False
         self.last_position += 1
         run.position = self.last_position
         self.table.move(data.draw(st.sampled_from(sorted(run.alive))), run.position)
