@@ -13,9 +13,11 @@ import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 import msgpack
+from msgpack.exceptions import UnpackException
 
 from leveret.storage.engine import Corrupt
 
@@ -120,7 +122,7 @@ class LoadedCheckpoint:
         """Raises Corrupt for anything but a checkpoint this version can read."""
         try:
             unpacker = msgpack.Unpacker(
-                io.BytesIO(data), raw=False, strict_map_key=False, timestamp=3, max_buffer_size=0
+                io.BytesIO(data), raw=False, strict_map_key=False, timestamp=3, max_buffer_size=len(data)
             )
             fields = unpacker.unpack()
             if fields["format"] != CHECKPOINT_FORMAT:
@@ -129,9 +131,9 @@ class LoadedCheckpoint:
                     f"this version of Leveret reads format {CHECKPOINT_FORMAT}"
                 )
             checkpoint = Checkpoint(
-                position=fields["position"],
-                last_sequence=fields["last_sequence"],
-                last_queue_id=fields["last_queue_id"],
+                position=index(fields["position"]),
+                last_sequence=index(fields["last_sequence"]),
+                last_queue_id=index(fields["last_queue_id"]),
                 chain_hash=fields["chain_hash"],
                 topology=fields["topology"],
                 blobs=_numbers(fields["blobs"]),
@@ -139,7 +141,7 @@ class LoadedCheckpoint:
             )
             images = [_unpack_queue(unpacker.unpack()) for _ in range(fields["queues"])]
             return cls(checkpoint, images)
-        except (ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, UnpackException) as error:
             raise Corrupt(f"the checkpoint cannot be read: {error!r}") from error
 
     def blob_copies(self) -> Iterator[tuple[int, int]]:
@@ -150,16 +152,13 @@ class LoadedCheckpoint:
 
 def _pack_lane(lane: "Lane") -> list[object]:
     """Runs in memory and cold ones are all the same to the log."""
-    in_memory = RunTable()
-    for run in lane.resident.values():
-        in_memory.add(run.row())
-    gone, expires = in_memory.gone, {}
-    columns = list(in_memory.columns())
-    cold = lane.cold
-    if cold is not None:
-        gone |= cold.gone
-        expires = cold.expires
-        columns = [mine + its for mine, its in zip(columns, cold.columns(), strict=True)]
+    gone: dict[int, int] = {}
+    expires: dict[int, int] = {}
+    columns = [b""] * 4
+    for table in lane.tables():
+        gone |= table.gone
+        expires |= table.expires
+        columns = [mine + its for mine, its in zip(columns, table.columns(), strict=True)]
     masks = {first: mask.to_bytes((mask.bit_length() + 7) // 8, "little") for first, mask in gone.items()}
     return [lane.priority, lane.live_bytes, *columns, masks, expires]
 
@@ -167,14 +166,22 @@ def _pack_lane(lane: "Lane") -> list[object]:
 def _unpack_queue(fields: list[Any]) -> QueueImage:
     queue_id, position, delivering, redelivered_up_to, returned, lanes = fields
     return QueueImage(
-        queue_id, position, delivering, redelivered_up_to, returned, [_unpack_lane(lane) for lane in lanes]
+        index(queue_id),
+        index(position),
+        bool(delivering),
+        index(redelivered_up_to),
+        {index(sequence): index(count) for sequence, count in returned.items()},
+        [_unpack_lane(lane) for lane in lanes],
     )
 
 
 def _unpack_lane(fields: list[Any]) -> LaneImage:
     priority, body_bytes, *columns, masks, expires = fields
-    gone = {first: int.from_bytes(mask, "little") for first, mask in masks.items()}
-    return LaneImage(priority, body_bytes, RunTable.from_columns(columns, gone, expires))
+    if not 0 <= priority <= 255:
+        raise ValueError(f"a lane has priority {priority}")
+    gone = {index(first): int.from_bytes(mask, "little") for first, mask in masks.items()}
+    expires = {index(first): index(expires_at) for first, expires_at in expires.items()}
+    return LaneImage(priority, index(body_bytes), RunTable.from_columns(columns, gone, expires))
 
 
 def _numbers(data: bytes) -> "array[int]":

@@ -73,8 +73,9 @@ class Journal:
             return
         message = copy.message
         run = copy.run
-        if run is None:
-            message.durable_copies.remove(copy)
+        if run is None:  # it is not packed yet, unless its queue was deleted before that
+            if copy in message.durable_copies:
+                message.durable_copies.remove(copy)
             return
         run.lane.settled_bytes += len(message.body)
         settled = self._settled.get(run)

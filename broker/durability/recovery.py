@@ -19,7 +19,7 @@ from leveret.storage.engine import BEGINNING, Corrupt, Lease, LogEngine, Positio
 
 from ..broker import Broker
 from ..queues.queue import Queue
-from ..queues.runs import NEVER, RunTable
+from ..queues.runs import NEVER, RunTable, keep_live
 from . import records
 from .blobs import StoredBlob
 from .checkpoint import LoadedCheckpoint, QueueImage
@@ -27,6 +27,9 @@ from .log import LogTail
 from .records import PublishRecord, RecordType
 
 log = logging.getLogger(__name__)
+
+# What comes of applying bytes that mean nothing.
+MALFORMED = (struct.error, ValueError, LookupError, TypeError, AttributeError, AmqpError)
 
 
 @dataclass(slots=True)
@@ -98,7 +101,7 @@ class Fold:
             record = blob.payload[start:end]
             try:
                 self._apply_record(record_type, record)
-            except (struct.error, ValueError, KeyError, IndexError, TypeError, AmqpError) as error:
+            except MALFORMED as error:
                 raise Corrupt(
                     f"the record at byte {start} of the payload cannot be applied: {error!r}"
                 ) from error
@@ -176,6 +179,7 @@ class Fold:
             lane.body_bytes -= body_bytes
             for first, last, live in stretches:
                 lane.table.purge(first, last, live)
+            keep_live(state.queue.returned, [lane.table for lane in state.lanes.values()])
 
     def _move(self, publish: PublishRecord) -> None:
         position = self._position
@@ -258,7 +262,10 @@ async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -
         latest.checkpoint_bytes = len(data)
         loaded = LoadedCheckpoint.unpack(data)
         chain = loaded.checkpoint.chain_hash
-        fold.apply_checkpoint(loaded)
+        try:
+            fold.apply_checkpoint(loaded)
+        except MALFORMED as error:
+            raise Corrupt(f"the checkpoint cannot be applied: {error!r}") from error
     chain = await _replay(engine, group, position, lease, fold, chain)
     fold.enter_blobs(dict(await engine.blobs(group)))
     latest.recovery_messages = messages = fold.fill_queues()

@@ -130,6 +130,13 @@ class Lane:
             for sequence in sequences:
                 returned.pop(sequence, None)
 
+    def tables(self) -> list[RunTable]:
+        """What of the log is alive: the runs in memory, and the cold ones."""
+        in_memory = RunTable()
+        for run in self.resident.values():
+            in_memory.add(run.row())
+        return [in_memory] if self.cold is None else [in_memory, self.cold]
+
     def is_cold_in(self, sequence: int, blob: "StoredBlob") -> bool:
         """Whether a live copy with this sequence lies in the blob, and not in memory."""
         return self.cold is not None and self.cold.position_of(sequence) == blob.position
@@ -160,9 +167,13 @@ class Lane:
 
     def pop(self) -> QueuedMessage | None:
         """Take the head out; None when there is nothing, or when it must be read first (`count` tells)."""
-        in_order = self._in_order
         out_of_order = self._out_of_order
         while True:
+            in_order = self._in_order
+            if not in_order and self._tail and self._cold_first == NEVER:
+                in_order = self._in_order = self._tail
+                self._tail = deque()
+                self._front_last = self._last_sequence
             if out_of_order and (not in_order or out_of_order[0][0] < in_order[0].message.sequence):
                 copy = out_of_order[0][1]
                 is_late = True
@@ -170,7 +181,9 @@ class Lane:
                 copy = in_order[0]
                 is_late = False
             else:
-                return self._pop_behind() if self.count else None
+                if self.count:
+                    self._wait()
+                return None
             if copy.message.sequence > self._cold_first:
                 self._wait()
                 return None
@@ -183,15 +196,6 @@ class Lane:
                 self.body_bytes -= len(copy.message.body)
                 return copy
             self._gone -= 1
-
-    def _pop_behind(self) -> QueuedMessage | None:
-        """The front is empty: what lies behind it moves up."""
-        if self._cold_first != NEVER:
-            self._wait()
-            return None
-        self._in_order, self._tail = self._tail, deque()
-        self._front_last = self._last_sequence
-        return self.pop() if self._in_order else None
 
     def forget(self, copy: QueuedMessage) -> None:
         """A copy in here is no longer READY; it will not come out again."""
@@ -245,29 +249,28 @@ class Lane:
     def let_go(self, keep_bytes: int) -> None:
         """Keep about so much of the front in memory; what comes after it becomes cold, run by run.
 
-        Runs that the log does not hold yet, and those of which a copy is with a channel or is just being
-        settled, stay, and so does what comes after them.
+        What the log does not hold stays, and so do runs of which a copy is with a channel or is just being
+        settled.
         """
         self._straighten()
         self._cut_front(keep_bytes)
         tail = self._tail
         while tail:
             run = tail[0].run
+            if run is None and tail[0].is_durable:
+                break  # the log will have it soon, and what follows
             copies = []
-            while tail and tail[0].run is run:
+            while tail and (not tail[0].is_durable or (run is not None and tail[0].run is run)):
                 copy = tail.popleft()
                 if copy.state is _READY:
                     copies.append(copy)
                 else:
                     self._gone -= 1
-            if run is not None and len(copies) == run.live:
-                self._cool(run, copies)
-            elif self._cold_first == NEVER:
+            if run is not None:
+                copies = self._cool(run, copies)
+            if copies:
                 self._in_order += copies
-                self._front_last = self._in_order[-1].message.sequence if self._in_order else 0
-            else:
-                tail.extendleft(reversed(copies))
-                break
+                self._front_last = copies[-1].message.sequence
 
     def _straighten(self) -> None:
         """Put what came late in order, and what came behind nothing to the front."""
@@ -293,8 +296,11 @@ class Lane:
             moved = True
         self._front_last = in_order[-1].message.sequence if in_order else 0
 
-    def _cool(self, run: Run, copies: list[QueuedMessage]) -> None:
-        """Let go of the copies of a run; they are all READY."""
+    def _cool(self, run: Run, ready: list[QueuedMessage]) -> list[QueuedMessage]:
+        """Let go of the copies of a run if all of them are among these; returns those that must stay."""
+        copies = [copy for copy in ready if copy.run is run]
+        if not copies or len(copies) < run.live:
+            return ready
         expires_at = NEVER
         returned = self.queue.returned
         for copy in copies:
@@ -307,6 +313,7 @@ class Lane:
         if run is self.open_run:
             self.open_run = None
         self.add_cold(run.row()._replace(expires_at=expires_at), sum(len(c.message.body) for c in copies))
+        return [copy for copy in ready if copy.run is not run]
 
     def add_cold(self, row: Row, body_bytes: int) -> None:
         """A run whose copies are READY (and counted) but not in memory."""
@@ -325,6 +332,7 @@ class Lane:
         table.body_bytes = self.live_bytes = self.body_bytes = body_bytes
         self.count = table.copies
         self._cold_first = table.first
+        self._last_sequence = table.last
         for first, expires_at in table.expires.items():
             self.queue.note_cold_expiry(expires_at, self, first)
 
@@ -355,22 +363,22 @@ class Lane:
         cold = self.cold
         if cold is None or not len(cold):
             return []
-        rows = []
+        rows: dict[int, Row] = {}  # by `first`: the head may be what expires
         if not self.queue.is_burying:
             for first in list(self._wanted)[:READ_RUNS_MAX]:
                 row = cold.get(first)
                 if row is None:
                     del self._wanted[first]
                 else:
-                    rows.append(row)
+                    rows[first] = row
         if self._wants_head:
             average = COPY_BYTES + cold.body_bytes // cold.copies
             for row in cold.head(READ_RUNS_MAX):
-                rows.append(row)
+                rows[row.first] = row
                 bytes_max -= row.live * average
                 if bytes_max <= 0:
                     break
-        return rows
+        return list(rows.values())
 
     def admit(self, row: Row, blob: "StoredBlob", copies: list[QueuedMessage], last: int) -> None:
         """The reader brings the live copies of a cold run up to the sequence `last`; the rest stays cold."""
@@ -401,3 +409,5 @@ class Lane:
                 self._in_order.append(copy)
             else:
                 heappush(self._out_of_order, (sequence, copy))
+        if self._wanted:
+            self.queue.read(self)  # more expires than is read at once

@@ -37,6 +37,7 @@ from .expiry import MessageExpiry, QueueExpiry
 from .lane import Lane
 from .queue_arguments import QueueSettings
 from .ready import ready_messages
+from .runs import keep_live
 
 if TYPE_CHECKING:
     from ..vhosts.vhost import Vhost
@@ -396,6 +397,9 @@ class Queue:
             self._settle_all(emptied.copies)
             if emptied.rows:
                 self._journal.purge(emptied.lane, emptied.rows, emptied.body_bytes)
+        if self.returned:
+            keep_live(self.returned, [table for lane in self.lanes for table in lane.tables()])
+        self.was_read()  # whoever waits finds that nothing is left
         return message_count
 
     def _expire_ready(self, copies: Iterable[QueuedMessage]) -> None:
@@ -421,11 +425,12 @@ class Queue:
             self._mark()
 
     def _bury(self, count_max: int) -> None:
+        was_burying = self.is_burying
         for _ in range(min(count_max, len(self._dying))):
             self._end(self._dying.popleft())
         if self._dying and not self._marked:
             self._mark()
-        if len(self._dying) == BURYING_AT:
+        if was_burying and not self.is_burying:
             for lane in self._ready.lanes:
                 self._reader.want(lane)  # those that expired and had to wait
 

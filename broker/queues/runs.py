@@ -137,6 +137,11 @@ class RunTable:
         return self._firsts[self._head] if len(self._firsts) > self._head else NEVER
 
     @property
+    def last(self) -> int:
+        """The highest sequence in here; 0 when there is none."""
+        return self._lasts[-1] if len(self) else 0
+
+    @property
     def memory_bytes(self) -> int:
         """About what it takes."""
         entries = len(self.gone) + len(self.expires)
@@ -193,7 +198,7 @@ class RunTable:
         """One more copy at the end, in this blob."""
         self.copies += 1
         firsts = self._firsts
-        if firsts and self._positions[-1] == position:
+        if len(self) and self._positions[-1] == position:
             first = firsts[-1]
             self._lasts[-1] = sequence
             self._lives[-1] += 1
@@ -224,7 +229,7 @@ class RunTable:
 
         The row may be longer: a run is sometimes cut in two when a part of it is read back.
         """
-        index = self._find(first)
+        index = self._covering(first)  # the copy with just this sequence may have ended long ago
         if index is None:
             return
         if self._lives[index] <= live:
@@ -252,11 +257,16 @@ class RunTable:
 
     def _find(self, sequence: int) -> int | None:
         """The row that a live copy with this sequence would be in."""
-        index = bisect_right(self._firsts, sequence, self._head) - 1
-        if index < self._head or self._lasts[index] < sequence:
+        index = self._covering(sequence)
+        if index is None:
             return None
         first = self._firsts[index]
         return None if self.gone.get(first, 0) >> (sequence - first) & 1 else index
+
+    def _covering(self, sequence: int) -> int | None:
+        """The row that a copy with this sequence was ever in."""
+        index = bisect_right(self._firsts, sequence, self._head) - 1
+        return None if index < self._head or self._lasts[index] < sequence else index
 
     def _row(self, index: int) -> Row:
         first = self._firsts[index]
@@ -323,6 +333,13 @@ class RunTable:
         table.expires = expires
         table.copies = sum(table._lives)
         return table
+
+
+def keep_live(returned: dict[int, int], tables: Sequence[RunTable]) -> None:
+    """Forget what is known of copies that are in none of these tables."""
+    for sequence in list(returned):
+        if all(table.position_of(sequence) is None for table in tables):
+            del returned[sequence]
 
 
 def little_endian(numbers: "array[int]") -> bytes:

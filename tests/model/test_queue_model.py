@@ -295,7 +295,8 @@ class QueueMachine(RuleBasedStateMachine):
         if not hasattr(self, "queue"):
             return
         assert self.queue.message_count == len(self.model.ready)
-        ready = list(self.queue.ready_copies())
+        lanes = sorted(self.queue.lanes, key=lambda lane: -lane.priority)
+        ready = [copy for lane in lanes for copy in lane]
         assert [copy.message.sequence for copy in ready] == [message.number for message in self.model.ready]
         assert [copy.redelivered for copy in ready] == [message.redelivered for message in self.model.ready]
         assert self.queue.ready_bytes == sum(message.size for message in self.model.ready)
