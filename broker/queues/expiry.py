@@ -14,7 +14,9 @@ from ..services import Services, Timer
 if TYPE_CHECKING:
     from .lane import Lane
 
-_ColdRun = tuple[int, int, int, "Lane"]  # expires_at, first sequence, priority (lanes cannot be compared), lane
+_ColdRun = tuple[
+    int, int, int, "Lane"
+]  # expires_at, first sequence, priority (lanes cannot be compared), lane
 
 CLEAN_UP_AT = 1024  # entries; below that, ended copies are not worth looking for
 CLEAN_UP_BYTES = 1024 * 1024  # of bodies; likewise
