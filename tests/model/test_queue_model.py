@@ -89,10 +89,10 @@ class ModelQueue:
             return False
         self.sort()
         self.hand_out()
+        self.drop_surplus()  # first: RabbitMQ makes room for a message with a TTL of 0, too
         if message in self.ready and message.expires_at == now:
             self.ready.remove(message)
             self.end(message)
-        self.drop_surplus()
         return True
 
     def drop_surplus(self) -> None:
