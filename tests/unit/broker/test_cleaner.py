@@ -261,6 +261,27 @@ async def test_a_large_message_stays_where_it_is(
     assert await bodies(after, after.client(), "c") == [body]
 
 
+async def test_a_large_message_of_very_many_queues_stays_where_it_is(
+    engine: WatchedEngine, broker: WholeBroker, client: Client
+) -> None:
+    """What names it is long then, and what is left of that short."""
+    names = [f"q{number}" for number in range(100)]
+    for name in names:
+        client.declare(name)
+        client.channel.queue_bind(name, "amq.fanout", "", {})
+    body = bytes(3 * engine.caps.blob_max_bytes)
+    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, body)
+    await broker.commit()
+    for name in names[1:]:
+        client.channel.queue_purge(name)
+    await broker.commit()
+    for _ in range(2):
+        await upkeep(broker)
+    assert await moved(engine) == 0
+    after = await restarted(engine)
+    assert await bodies(after, after.client(), names[0]) == [body]
+
+
 async def test_nothing_moves_while_little_is_dead(
     engine: WatchedEngine, broker: WholeBroker, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

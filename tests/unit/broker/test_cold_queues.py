@@ -2,8 +2,9 @@
 
 import pytest
 from cold_messages import Chill, bodies, chills, cold_count, drain, get, let_go, queue_of, settle_down
-from whole_broker import WholeBroker
+from whole_broker import GROUP, WholeBroker
 
+from leveret.broker.queues.lane import READ_RUNS_MAX
 from leveret.broker.queues.queue import BURYING_AT, HeadNotInMemory
 from leveret.broker.queues.windows import Windows
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
@@ -260,6 +261,31 @@ async def test_a_cold_backlog_that_expires_is_buried_to_the_end(
     await settle_down(broker)
     assert queue_of(broker, "q").message_count == 0
     assert broker.live_copies == 0
+
+
+async def test_what_had_to_wait_for_the_burials_is_read_after_them(
+    broker: WholeBroker, engine: MemoryEngine
+) -> None:
+    """Turn by turn: the reader looks when it may not bring anything yet."""
+    client = broker.client()
+    client.declare("q", x_message_ttl=1000)
+    for _ in range(READ_RUNS_MAX + 1):
+        client.publish("q", *([b"x"] * 101))
+        await broker.commit()
+    let_go(broker)
+    broker.timers.advance(1000)
+    broker.end_turn()
+    reader, queue = broker.broker.reader, queue_of(broker, "q")
+    await reader.read(engine, GROUP)
+    broker._scheduled.pop(0)()
+    assert queue.is_burying
+    while reader.is_wanted:
+        await reader.read(engine, GROUP)
+    assert cold_count(broker, "q") == 101
+    broker.end_turn()
+    assert reader.is_wanted
+    await settle_down(broker)
+    assert queue.message_count == broker.live_copies == 0
 
 
 async def test_a_run_that_expires_while_it_is_the_head_is_read_once(

@@ -302,6 +302,45 @@ def test_reading_ahead_asks_only_while_the_front_is_short(house: LaneHouse) -> N
     assert wanted == [house.lane]
 
 
+def test_a_run_with_holes_is_read_back_a_part_at_a_time(house: LaneHouse) -> None:
+    house.publish(*(b"%d" % number for number in range(1, 9)))
+    house.commit()
+    first, second, third, *others = [popped(house) for _ in range(7)]
+    for copy in (first, third):
+        house.settle(copy)
+    for copy in (second, *others):
+        give_back(house, copy)
+    house.commit()
+    house.lane.let_go(0)
+    assert [(row.first, row.last, row.gone) for row in house.lane.cold or ()] == [(1, 8, 0b101)]
+    house.lane.want_more()
+    house.read(copies_max=2)
+    assert house.in_memory == [2, 4]
+    assert [(row.first, row.last, row.gone) for row in house.lane.cold or ()] == [(5, 8, 0)]
+    assert house.lane.resident[1].row()[:5] == (1, 4, 1, 2, 0b101)
+    house.settle(popped(house))
+    house.commit()
+    house.lane.let_go(0)
+    assert [(row.first, row.last, row.gone) for row in house.lane.cold or ()] == [(1, 4, 0b111), (5, 8, 0)]
+    assert house.pop_all() == [4, 5, 6, 7, 8]
+
+
+def test_a_hole_behind_the_cut_stays_with_the_rest(house: LaneHouse) -> None:
+    house.publish(*(b"%d" % number for number in range(1, 7)))
+    house.commit()
+    copies = [popped(house) for _ in range(6)]
+    house.settle(copies[4])
+    for copy in copies[:4] + copies[5:]:
+        give_back(house, copy)
+    house.commit()
+    house.lane.let_go(0)
+    house.lane.want_more()
+    house.read(copies_max=2)
+    assert [(row.first, row.last, row.gone) for row in house.lane.cold or ()] == [(3, 6, 0b100)]
+    assert house.lane.resident[1].gone == 0
+    assert house.pop_all() == [1, 2, 3, 4, 6]
+
+
 def test_a_moved_run_is_looked_for_in_its_new_blob(house: LaneHouse) -> None:
     house.publish(b"1", b"2")
     victim = house.commit()

@@ -248,20 +248,23 @@ async def test_a_missing_blob_with_live_messages_is_not_passed_over(engine: Memo
 class Holey(MemoryEngine):
     """Loses what the test names when it is read."""
 
-    lost: Position
+    lost = Position(0)
+    is_read_whole = False  # lost is what nobody reads at a start
 
     async def read(
         self, group: int, after: Position, upto: Position | None = None
     ) -> AsyncIterator[tuple[Position, bytes]]:
         async for at, blob in super().read(group, after, upto):
-            if at != self.lost:
+            if at != self.lost or self.is_read_whole:
                 yield at, blob
+
+    async def blobs(self, group: int) -> list[tuple[Position, int]]:
+        return [(at, size) for at, size in await super().blobs(group) if at != self.lost]
 
 
 @pytest.mark.parametrize(("lost", "complaint"), [(2, "position 3 instead of 2"), (3, "ends at position 2")])
 async def test_a_gap_after_the_checkpoint_is_not_passed_over(lost: int, complaint: str) -> None:
     engine = Holey()
-    engine.lost = Position(0)
     await engine.open()
     await checkpointed(engine)
     engine.lost = Position(lost)
@@ -278,6 +281,62 @@ async def test_a_checkpoint_of_a_later_format_is_refused(engine: MemoryEngine) -
     assert newer != found[1]
     await engine.checkpoint(GROUP, lease.epoch, found[0], newer)
     with pytest.raises(Corrupt, match="format 99"):
+        await restarted(engine)
+
+
+async def test_what_came_back_is_forgotten_when_it_is_settled(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("q")
+    client.publish("q", b"1", b"2")
+    await before.commit()
+    client.drain("q")
+    client.channel.nack(2, multiple=True, requeue=True)
+    await before.commit()
+    assert (await restarted(engine)).broker.vhosts["/"].queues["q"].returned == {1: 0, 2: 0}
+    before = await restarted(engine)
+    before.client().channel.get("q", no_ack=True)
+    await before.commit()
+    for _ in range(2):
+        after = await restarted(engine)
+        assert after.broker.vhosts["/"].queues["q"].returned == {2: 0}
+        await after.stop()
+
+
+async def test_how_much_of_a_blob_lives_is_known_again(engine: MemoryEngine) -> None:
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("q")
+    client.publish("q", *([b"x"] * 10))
+    await before.commit()
+    for _ in range(7):
+        client.channel.get("q", no_ack=True)
+    await before.commit()
+    for _ in range(2):
+        after = await WholeBroker(engine).start(read_back=False)
+        blobs = after.broker.journal.blobs
+        (blob,) = [blob for blob in blobs if blob.live_copies]
+        assert (blob.copies, blob.live_copies) == (10, 3)
+        assert list(blobs.sparse) == [blob]
+        assert blobs.size == sum(size for _, size in await engine.blobs(GROUP))
+        await after.stop()
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+async def test_a_missing_part_of_a_large_message_is_not_passed_over(is_checkpointed: bool) -> None:
+    engine = Holey()
+    await engine.open()
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    client.declare("q")
+    client.publish("q", bytes(3 * engine.caps.blob_max_bytes))
+    await before.commit()
+    (blob,) = [blob for blob in before.broker.journal.blobs if blob.parts]
+    if is_checkpointed:
+        await before.stop()
+    engine.lost = Position(blob.parts[1])
+    engine.is_read_whole = True
+    with pytest.raises(Corrupt, match=f"a part of the large message in the blob at position {blob.position}"):
         await restarted(engine)
 
 
