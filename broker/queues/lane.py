@@ -21,6 +21,7 @@ Invariants:
 from collections import deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, merge
+from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -256,11 +257,15 @@ class Lane:
         self._cut_front(keep_bytes)
         tail = self._tail
         while tail:
+            if tail[0].state is not _READY:
+                tail.popleft()
+                self._gone -= 1
+                continue
             run = tail[0].run
             if run is None and tail[0].is_durable:
                 break  # the log will have it soon, and what follows
             copies = []
-            while tail and (not tail[0].is_durable or (run is not None and tail[0].run is run)):
+            while tail and (not _is_stored(tail[0]) or (run is not None and tail[0].run is run)):
                 copy = tail.popleft()
                 if copy.state is _READY:
                     copies.append(copy)
@@ -364,15 +369,17 @@ class Lane:
         if cold is None or not len(cold):
             return []
         rows: dict[int, Row] = {}  # by `first`: the head may be what expires
+        average = COPY_BYTES + cold.body_bytes // cold.copies
         if not self.queue.is_burying:
-            for first in list(self._wanted)[:READ_RUNS_MAX]:
+            left = READ_AHEAD_BYTES
+            for first in list(islice(self._wanted, READ_RUNS_MAX)):
                 row = cold.get(first)
                 if row is None:
                     del self._wanted[first]
-                else:
+                elif left > 0:
                     rows[first] = row
+                    left -= row.live * average
         if self._wants_head:
-            average = COPY_BYTES + cold.body_bytes // cold.copies
             for row in cold.head(READ_RUNS_MAX):
                 rows[row.first] = row
                 bytes_max -= row.live * average
@@ -411,3 +418,8 @@ class Lane:
                 heappush(self._out_of_order, (sequence, copy))
         if self._wanted:
             self.queue.read(self)  # more expires than is read at once
+
+
+def _is_stored(copy: QueuedMessage) -> bool:
+    """Whether the log must hold it; not what ended before it was written down."""
+    return copy.is_durable and copy.state is _READY

@@ -1,7 +1,7 @@
 """Messages with a TTL that come and go between memory and disk: no trace of them stays in memory."""
 
 import pytest
-from cold_messages import cold_count, get, queue_of, settle_down
+from cold_messages import bodies, cold_count, get, queue_of, settle_down
 from whole_broker import TRANSIENT, Client, WholeBroker
 
 from leveret.broker.queues.expiry import CLEAN_UP_AT, CLEAN_UP_BYTES, COLD_RUNS_MAX
@@ -11,6 +11,7 @@ from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.storage.memory import MemoryEngine
 
 HOUR_MS = 3_600_000
+NOW_OR_NEVER = encode_properties(BasicProperties(delivery_mode=2, expiration="0"))
 
 
 @pytest.fixture
@@ -108,3 +109,17 @@ async def test_a_backlog_that_expired_on_the_disk_is_asked_for_little_by_little(
         await settle_down(broker)
     assert queue.message_count == 0
     assert broker.live_copies == 0
+
+
+async def test_what_expired_before_the_log_held_it_keeps_nothing_else_in_memory(
+    broker: WholeBroker, client: Client
+) -> None:
+    client.declare("q")
+    for number in range(10):
+        client.publish("q", b"%d" % number)
+        client.publish("q", b"gone at once", properties=NOW_OR_NEVER)
+        client.publish("q", b"and %d" % number)
+        await broker.commit()
+    assert cold_count(broker, "q") == 20
+    expected = [b"%b%d" % (prefix, number) for number in range(10) for prefix in (b"", b"and ")]
+    assert await bodies(broker, client, "q") == expected
