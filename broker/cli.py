@@ -20,6 +20,7 @@ from leveret.version import __version__
 
 from .daemon import logs, server
 from .daemon.config import OPTIONS, ConfigError, load
+from .durability.check import inspect
 
 EXIT_FAILED = 1
 EXIT_NEEDS_A_PERSON = 2
@@ -66,7 +67,7 @@ def check(data_dir: Path) -> int:
 
     Changes nothing. Exits with 0 when everything is sound, else with 2.
     """
-    report = check_directory(data_dir)
+    report = check_directory(data_dir, inspect)
     for finding in report.findings:
         click.echo(finding)
     if report.findings_left_out:

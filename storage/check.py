@@ -4,17 +4,20 @@ It changes nothing, trusts nothing, and goes from the outside in, because what i
 safely when the outside is broken: the directory, LMDB's meta pages and file size, LMDB's page structure, the
 superblock and root row, then every row, blob and record. It never raises for bad data: everything wrong
 becomes a finding, a sentence that says what and where.
+
+What records and checkpoints mean it does not know. Whoever does gets the log of each group to look into
+(`Inspect`), while it is checked, so that it is read once.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
-from .blob import CHAIN_START, chain_hash, decode_blob, iter_records
+from .blob import CHAIN_START, Blob, chain_hash, decode_blob, iter_records
 from .directory import DataDirectory
 from .engine import Corrupt, EngineError
 from .lmdb_read import iter_chunks, join_chunks
@@ -24,6 +27,7 @@ from .lmdb_rows import (
     KEY_ROOT,
     KEY_SUPERBLOCK,
     Root,
+    blob_key,
     unpack_blob_key,
     unpack_chunk_key,
     unpack_epoch,
@@ -59,7 +63,28 @@ class Report:
             self.findings_left_out += 1
 
 
-def check_directory(path: Path) -> Report:
+@dataclass(frozen=True, slots=True)
+class CheckedLog:
+    """What one group has stored, for those who know what it means. Their findings go into the report, too."""
+
+    group: int
+    report: Report
+    checkpoint_position: int
+    """0 when there is no checkpoint."""
+    checkpoint: bytes | None
+    """None when there is none, or when it is damaged; the report says so then."""
+    end: int
+    """The last position."""
+    tail: Iterator[tuple[int, Blob]]
+    """Position and content of the blobs after the checkpoint, up to the first one that is not in order."""
+    blobs: Iterator[tuple[int, Blob | None]]
+    """The same of all blobs; None of what is damaged. They are checked as they are taken."""
+
+
+Inspect = Callable[[CheckedLog], None]
+
+
+def check_directory(path: Path, inspect: Inspect | None = None) -> Report:
     """Check a data directory that nobody uses."""
     report = Report()
     try:
@@ -69,7 +94,7 @@ def check_directory(path: Path) -> Report:
         return report
     try:
         if directory.log.exists():
-            check_store(directory.log, report)
+            check_store(directory.log, report, inspect)
         else:
             report.add(f"{path} holds no store: {directory.log} does not exist")
     finally:
@@ -77,7 +102,7 @@ def check_directory(path: Path) -> Report:
     return report
 
 
-def check_store(path: Path, report: Report) -> None:
+def check_store(path: Path, report: Report, inspect: Inspect | None = None) -> None:
     """Check the LMDB store in a directory, adding to the report."""
     try:
         read_meta_pages(path).close()
@@ -93,7 +118,7 @@ def check_store(path: Path, report: Report) -> None:
     try:
         root = store.check()
         with store.reading() as txn:
-            _Walk(store, txn, root, report).run()
+            _Walk(store, txn, root, report, inspect).run()
     except EngineError as error:
         report.add(str(error))
     finally:
@@ -103,25 +128,25 @@ def check_store(path: Path, report: Report) -> None:
 class _Walk:
     """One pass over all rows of a store."""
 
-    def __init__(self, store: Store, txn: Any, root: Root, report: Report) -> None:
+    def __init__(self, store: Store, txn: Any, root: Root, report: Report, inspect: Inspect | None) -> None:
         self._store = store
         self._txn = txn
         self._root = root
         self._report = report
+        self._inspect = inspect
         # (fences, epochs) of each group, both rising: an epoch's positions lie behind its fence.
         self._epochs: defaultdict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
 
     def run(self) -> None:
         self._each(self._store.state, self._check_state_row)
-        self._check_blobs()
-        for group in self._root.checkpoints:
-            self._check_checkpoint(group)
+        self._check_logs()
         self._each(self._store.checkpoint, self._check_chunk_key)
         self._each(self._store.meta, self._check_meta_row)
 
-    def _rows(self, database: Any) -> Iterator[tuple[bytes, bytes]]:
+    def _rows(self, database: Any, first: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with self._txn.cursor(db=database) as cursor:
-            yield from cursor
+            if not first or cursor.set_range(first):
+                yield from cursor
 
     def _each(self, database: Any, check: Callable[[bytes, bytes], None]) -> None:
         for key, value in self._rows(database):
@@ -140,26 +165,56 @@ class _Walk:
         fences.append(unpack_epoch(key, value)[0])
         epochs.append(epoch)
 
-    def _check_blobs(self) -> None:
+    def _check_logs(self) -> None:
+        seen = set()
+        by_group = groupby(self._rows(self._store.log), key=lambda row: unpack_blob_key(row[0])[0])
+        for group, rows in by_group:
+            seen.add(group)
+            self._check_log(group, rows)
+        for group in self._root.groups.keys() - seen:
+            self._check_log(group, iter(()))
+
+    def _check_log(self, group: int, rows: Iterator[tuple[bytes, bytes]]) -> None:
+        blobs = self._checked_blobs(group, rows)
+        checkpoint = self._read_checkpoint(group)
+        if self._inspect is not None:
+            at, end = self._root.checkpoint(group).position, self._root.group(group).position
+            self._inspect(CheckedLog(group, self._report, at, checkpoint, end, self._tail(group), blobs))
+        for _ in blobs:
+            pass  # what nobody looked into is checked, too
+
+    def _checked_blobs(
+        self, group: int, rows: Iterator[tuple[bytes, bytes]]
+    ) -> Iterator[tuple[int, Blob | None]]:
         # That the last one is there, and nothing behind it, `Store.check` has seen.
-        group, expected, previous = -1, 1, CHAIN_START
-        by_blob = groupby(self._rows(self._store.log), key=lambda row: row[0][:BLOB_KEY_BYTES])
-        for key, rows in by_blob:
-            found, position = unpack_blob_key(key)
-            blob = b"".join(value for _, value in rows)
-            if found != group:
-                group, expected, previous = found, 1, CHAIN_START
-            checkpoint = self._root.checkpoint(group).position
-            if position > max(expected, checkpoint + 1):
-                first = max(expected, checkpoint + 1)
+        expected, previous = 1, CHAIN_START
+        needed_from = self._root.checkpoint(group).position + 1
+        for position, raw in _joined(rows):
+            if position > max(expected, needed_from):
+                first = max(expected, needed_from)
                 self._report.add(f"group {group}: blobs are missing from position {first} to {position - 1}")
             try:
-                self._check_blob(group, position, blob, previous if position == expected else None)
+                blob = self._check_blob(group, position, raw, previous if position == expected else None)
             except Corrupt as error:
                 self._report.add(f"group {group}, position {position}: {error}")
-            expected, previous = position + 1, chain_hash(blob)
+                yield position, None
+            else:
+                yield position, blob
+            expected, previous = position + 1, chain_hash(raw)
 
-    def _check_blob(self, group: int, position: int, raw: bytes, previous: bytes | None) -> None:
+    def _tail(self, group: int) -> Iterator[tuple[int, Blob]]:
+        expected = self._root.checkpoint(group).position + 1
+        rows = self._rows(self._store.log, blob_key(group, expected))
+        for position, raw in _joined(takewhile(lambda row: unpack_blob_key(row[0])[0] == group, rows)):
+            if position != expected:
+                return
+            try:
+                yield position, decode_blob(raw)
+            except Corrupt:
+                return
+            expected += 1
+
+    def _check_blob(self, group: int, position: int, raw: bytes, previous: bytes | None) -> Blob:
         """Check one blob; `previous` is None where the one before it was dropped."""
         blob = decode_blob(raw)
         self._report.blobs += 1
@@ -177,18 +232,22 @@ class _Walk:
         if previous is not None and blob.previous != previous:
             raise Corrupt("the hash chain is broken: it does not follow the blob before it")
         self._report.records += sum(1 for _ in iter_records(blob.payload))
+        return blob
 
-    def _check_checkpoint(self, group: int) -> None:
+    def _read_checkpoint(self, group: int) -> bytes | None:
         entry = self._root.checkpoint(group)
+        if not entry.generation:
+            return None
         chunks: list[bytes] = []
         try:
             while some := list(iter_chunks(self._txn, group, entry, chunks, self._store)):
                 chunks += some
-            join_chunks(group, entry, chunks)
+            checkpoint = join_chunks(group, entry, chunks)
         except Corrupt as error:
             self._report.add(str(error))
-            return
+            return None
         self._report.checkpoints += 1
+        return checkpoint
 
     def _check_chunk_key(self, key: bytes, value: bytes) -> None:
         # A crash may leave chunks of the next generation; any other was swept when it was replaced.
@@ -201,3 +260,9 @@ class _Walk:
     def _check_meta_row(self, key: bytes, value: bytes) -> None:
         unpack_meta(key, value)
         self._report.metadata_values += 1
+
+
+def _joined(rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Position and content of each blob, whose pieces follow each other."""
+    for key, pieces in groupby(rows, key=lambda row: row[0][:BLOB_KEY_BYTES]):
+        yield unpack_blob_key(key)[1], b"".join(piece for _, piece in pieces)

@@ -69,6 +69,13 @@ class Fold:
         self._position = 0  # of the blob that is being applied
 
     def apply_checkpoint(self, loaded: LoadedCheckpoint) -> None:
+        """Raises Corrupt."""
+        try:
+            self._apply_checkpoint(loaded)
+        except MALFORMED as error:
+            raise Corrupt(f"the checkpoint cannot be applied: {error!r}") from error
+
+    def _apply_checkpoint(self, loaded: LoadedCheckpoint) -> None:
         checkpoint = loaded.checkpoint
         self.broker.last_sequence = checkpoint.last_sequence
         self.broker.last_queue_id = checkpoint.last_queue_id
@@ -262,10 +269,7 @@ async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -
         latest.checkpoint_bytes = len(data)
         loaded = LoadedCheckpoint.unpack(data)
         chain = loaded.checkpoint.chain_hash
-        try:
-            fold.apply_checkpoint(loaded)
-        except MALFORMED as error:
-            raise Corrupt(f"the checkpoint cannot be applied: {error!r}") from error
+        fold.apply_checkpoint(loaded)
     chain = await _replay(engine, group, position, lease, fold, chain)
     fold.enter_blobs(dict(await engine.blobs(group)))
     latest.recovery_messages = messages = fold.fill_queues()

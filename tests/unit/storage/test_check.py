@@ -10,8 +10,8 @@ import pytest
 from log_owner import LogOwner
 from small_store import make_small_store, recover
 
-from leveret.storage.blob import encode_blob, pack_record
-from leveret.storage.check import FINDINGS_MAX, check_directory
+from leveret.storage.blob import Blob, decode_blob, encode_blob, pack_record
+from leveret.storage.check import FINDINGS_MAX, CheckedLog, check_directory
 from leveret.storage.directory import DataDirectory
 from leveret.storage.engine import Append, Corrupt
 from leveret.storage.lmdb import LmdbEngine
@@ -236,6 +236,79 @@ def test_a_flood_of_findings_is_cut_off(path: Path) -> None:
     report = check_directory(path)
     assert len(report.findings) == FINDINGS_MAX
     assert report.findings_left_out > FINDINGS_MAX
+
+
+class Inspector:
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        self.logs: list[CheckedLog] = []
+        self.tail: list[int] = []
+        self.blobs: dict[int, Blob | None] = {}
+
+    def __call__(self, log: CheckedLog) -> None:
+        self.logs.append(log)
+        self.tail = [position for position, _ in log.tail]
+        self.blobs = dict(log.blobs)
+        log.report.add("seen")
+
+
+def test_somebody_may_look_into_the_log(path: Path) -> None:
+    inspector = Inspector()
+    report = check_directory(path, inspector)
+    (log,) = inspector.logs
+    assert (log.group, log.checkpoint_position, log.checkpoint, log.end) == (0, 6, b"state" * 600, 25)
+    assert inspector.tail == list(range(7, 26))
+    assert list(inspector.blobs) == [3, 5, 6, *range(7, 26)]
+    assert report.findings == ["seen"]
+    assert report.blobs == len(inspector.blobs)
+    assert inspector.blobs[25] == decode_blob(read_blob(path, 25))
+
+
+def read_blob(path: Path, position: int) -> bytes:
+    found = []
+    tamper(path, lambda store, txn, root: found.append(txn.get(blob_key(0, position), db=store.log)))
+    blob: bytes = found[0]
+    return blob
+
+
+def test_who_looks_into_the_log_is_not_shown_what_is_damaged(path: Path) -> None:
+    tamper(path, replace_blob(3, lambda blob: blob[:-1] + b"?"))
+    tamper(path, replace_blob(9, lambda blob: blob[:-1] + b"?"))
+    tamper(path, lambda store, txn, root: txn.delete(chunk_key(0, 1, 0), db=store.checkpoint))
+    inspector = Inspector()
+    report = check_directory(path, inspector)
+    assert (inspector.logs[0].checkpoint_position, inspector.logs[0].checkpoint) == (6, None)
+    assert inspector.tail == [7, 8]
+    assert [position for position, blob in inspector.blobs.items() if blob is None] == [3, 9]
+    assert len(report.findings) == 4  # with "seen"
+
+
+def test_the_log_after_a_gap_is_not_its_tail(path: Path) -> None:
+    tamper(path, delete_blobs(8))
+    inspector = Inspector()
+    check_directory(path, inspector)
+    assert inspector.tail == [7]
+    assert 9 in inspector.blobs
+
+
+def test_a_log_without_blobs_is_looked_into(path: Path) -> None:
+    async def acquire() -> None:
+        engine = LmdbEngine(path)
+        await engine.open()
+        await engine.acquire(7, "test")
+        await engine.close()
+
+    asyncio.run(acquire())
+    inspector = Inspector()
+    check_directory(path, inspector)
+    assert [log.group for log in inspector.logs] == [0, 7]
+    assert (inspector.logs[1].checkpoint, inspector.logs[1].end) == (None, 0)
+
+
+def test_what_nobody_looked_into_is_checked(path: Path) -> None:
+    tamper(path, replace_blob(9, lambda blob: blob[:-1] + b"?"))
+    assert len(check_directory(path, lambda log: None).findings) == 1
 
 
 def test_a_directory_in_use_is_not_checked(path: Path) -> None:
