@@ -6,6 +6,8 @@ dead, the cleaner moves what is left of sparse ones. Nothing here reads a blob.
 
 from collections.abc import Iterator
 
+from ..queues.runs import NEVER
+
 SPARSE_SHARE = 0.5  # of its copies alive: below that a blob is worth cleaning
 
 
@@ -52,6 +54,7 @@ class Blobs:
     """See the module's docstring."""
 
     def __init__(self) -> None:
+        self.under_way_from = NEVER  # blobs from this position on are only just being written
         self._by_position: dict[int, StoredBlob] = {}
         self.dead: dict[StoredBlob, None] = {}  # nothing in them is needed
         self.sparse: dict[StoredBlob, None] = {}  # little is

@@ -41,7 +41,9 @@ class Cleaner:
 
         The next checkpoint is what gives the room back, so it must not wait long.
         """
-        victims = sorted(self._journal.blobs.sparse, key=lambda blob: blob.live_size)
+        blobs = self._journal.blobs
+        on_disk = [blob for blob in blobs.sparse if blob.position < blobs.under_way_from]
+        victims = sorted(on_disk, key=lambda blob: blob.live_size)
         for at in range(0, len(victims), AT_ONCE):
             if not self.is_needed:
                 return

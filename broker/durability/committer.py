@@ -19,6 +19,7 @@ from leveret.storage.engine import Append, EngineError, Full, LogEngine
 
 from ..broker import Broker
 from ..queues.queue import Queue
+from ..queues.runs import NEVER
 from .batch import Batch
 from .checkpointer import Checkpointer
 from .cleaner import Cleaner
@@ -118,6 +119,8 @@ class Committer:
         if items:
             started_s = self._broker.clock.monotonic_s()
             await self._append(items, batch.part_blobs)
+            self._journal.blobs.under_way_from = NEVER
+            self._broker.reader.committed()
             counters = self._broker.counters
             counters.commit_seconds.observe(self._broker.clock.monotonic_s() - started_s)
             counters.commit_messages.observe(batch.messages)
@@ -163,7 +166,7 @@ class Committer:
             counters.committed_messages += batch.messages
             counters.blobs_cleaned += batch.blobs_cleaned
             counters.copies_moved += batch.copies_moved
-            first = tail.position + 1 - len(items)
+            first = self._journal.blobs.under_way_from = tail.position + 1 - len(items)
             for stored, size in zip(batch.blobs, sizes[batch.part_blobs :], strict=True):
                 stored.size = size + sum(sizes[position - first] for position in stored.parts)
                 self._journal.blobs.enter(stored)

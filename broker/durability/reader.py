@@ -1,8 +1,9 @@
 """Reads back what lanes need of their cold runs: blobs are fetched off the loop, their copies made on it.
 
 Lanes that want the same blob at the same time share one read and one pass over it. What was read but is not
-wanted any more (purged, moved to another blob meanwhile) is passed over. Nothing is guessed: a blob that is
-missing, damaged, or holds fewer copies than it must ends the broker with `Corrupt`.
+wanted any more (purged, moved to another blob meanwhile) is passed over; what is only just being written
+waits for its commit. Nothing is guessed: a blob that is missing, damaged, or holds fewer copies than it must
+ends the broker with `Corrupt`.
 """
 
 import asyncio
@@ -56,6 +57,7 @@ class Reader:
         self._windows = windows
         self._counters = counters
         self._lanes: dict[Lane, None] = {}  # that want something
+        self._early_lanes: dict[Lane, None] = {}  # that want something which is not on the disk yet
         self._wakeup = asyncio.Event()
         self._shared: WeakValueDictionary[int, Message] = WeakValueDictionary()  # those of several queues
 
@@ -64,6 +66,12 @@ class Reader:
         if lane not in self._lanes:
             self._lanes[lane] = None
             self._wakeup.set()
+
+    def committed(self) -> None:
+        """The committer: everything is on the disk."""
+        lanes, self._early_lanes = self._early_lanes, {}
+        for lane in lanes:
+            self.want(lane)
 
     @property
     def is_wanted(self) -> bool:
@@ -85,20 +93,29 @@ class Reader:
             return
         positions = [Position(position) for position in wishes]
         for position, data in zip(positions, await engine.read_many(group, positions), strict=True):
-            wanted = [wish for wish in wishes[position] if self._is_current(wish)]
-            if not wanted:
-                continue
-            if data is None:
-                raise Corrupt(f"the blob at position {position}, which holds live messages, is missing")
-            try:
-                payload = decode_blob(data).payload
-                parts = self._blobs[position].parts
-                body = await _join_parts(engine, group, parts) if parts else None
-                self._find(payload, wanted, body)
-                self._hand_over(position, [wish for wish in wanted if self._is_current(wish)])
-            except Corrupt as error:
+            if await self._bring(engine, group, position, data, wishes[position]):
+                await asyncio.sleep(0)  # a blob may take a millisecond
+
+    async def _bring(
+        self, engine: LogEngine, group: int, position: Position, data: bytes | None, wishes: list[_Wish]
+    ) -> bool:
+        """Hand out what is wished for of a blob; returns whether anything is by now."""
+        wanted = self._current(wishes)
+        if not wanted:
+            return False
+        if data is None:
+            raise Corrupt(f"the blob at position {position}, which holds live messages, is missing")
+        try:
+            payload = decode_blob(data).payload
+            parts = self._blobs[position].parts
+            body = await _join_parts(engine, group, parts) if parts else None
+            wanted = self._current(wanted)
+            self._find(payload, wanted, body)
+            self._hand_over(position, wanted)
+        except Corrupt as error:
+            if self._current(wanted):  # else the parts were dropped because nobody needs them any more
                 raise Corrupt(f"log of group {group}, position {position}: {error}") from error
-            await asyncio.sleep(0)  # a blob may take a millisecond
+        return True
 
     def _collect(self) -> dict[int, list[_Wish]]:
         """Wishes by the position of their blob."""
@@ -107,8 +124,14 @@ class Reader:
             lane = next(iter(self._lanes))
             del self._lanes[lane]
             for row in lane.wanted_rows(self._windows.read_bytes):
-                wishes.setdefault(row.position, []).append(_Wish(lane, row, self._windows.copies_max))
+                if row.position < self._blobs.under_way_from:
+                    wishes.setdefault(row.position, []).append(_Wish(lane, row, self._windows.copies_max))
+                else:
+                    self._early_lanes[lane] = None
         return wishes
+
+    def _current(self, wishes: list[_Wish]) -> list[_Wish]:
+        return [wish for wish in wishes if self._is_current(wish)]
 
     def _is_current(self, wish: _Wish) -> bool:
         """Whether the run is still as it was when it was wished for; a moved one is wished for again."""
@@ -164,7 +187,8 @@ class Reader:
             lane.admit(row, self._blobs[position], copies, last)
             counters.copies_read += len(copies)
             self._windows.weigh(lane)
-            lane.queue.was_read()
+        for queue in {wish.lane.queue: None for wish in wishes}:
+            queue.was_read()  # last of all, for who waits may do anything
 
 
 def make_message(publish: "PublishRecord", large_body: bytes | None) -> Message:
