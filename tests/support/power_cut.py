@@ -142,7 +142,9 @@ class Experiment:
         finally:
             self._daemon.kill()
         if exit_code != 0:
-            self._complain(f"exit code {exit_code} after SIGTERM\n{self._daemon.stderr[-2000:]}")
+            logged = self._daemon.stderr.splitlines()
+            trouble = [line for line in logged if " CRITICAL " in line or " ERROR " in line]
+            self._complain("\n".join((f"exit code {exit_code} after SIGTERM", *trouble[-SHOWN_MAX:])))
         for complaint in self._journal.complaints:
             self._complain(complaint)
         self._journal.add(Stopped())
