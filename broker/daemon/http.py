@@ -86,7 +86,7 @@ class HttpServer:
             return None
 
     async def _per_queue_metrics(self, _: web.Request) -> web.Response:
-        text = await per_queue_text(self._broker.vhosts)
+        text = per_queue_text(self._broker.vhosts)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -88,27 +88,37 @@ async def walk(vhosts: Mapping[str, VhostFacts]) -> AsyncIterator[tuple[VhostFac
                 await asyncio.sleep(0)
 
 
-async def per_queue_text(vhosts: Mapping[str, VhostFacts]) -> bytes:
-    """A series per queue, in Prometheus's text format."""
-    tables = {**GAUGES, **_COUNTERS}
-    series: dict[str, list[str]] = {name: [] for name in tables}
-    deaths: list[str] = []
-    async for vhost, queue in walk(vhosts):
-        labels = f'vhost="{_escape(vhost.name)}",queue="{_escape(queue.name)}"'
-        for name, (_, read) in tables.items():
-            series[name].append(f"leveret_queue_{name}{{{labels}}} {read(queue)}\n")
-        for reason, count in queue.deaths_total.items():
-            deaths.append(f'leveret_queue_messages_dead_total{{{labels},reason="{reason}"}} {count}\n')
-    text = []
-    for name, (explanation, _) in tables.items():
-        text += _heading(name, explanation) + series[name]
-    text += _heading("messages_dead_total", "Messages given up, dead-lettered or not.") + deaths
-    return "".join(text).encode()
+async def per_queue_text(vhosts: Mapping[str, VhostFacts]) -> AsyncIterator[bytes]:
+    """A series per queue, in Prometheus's text format. It may be large, so it comes in pieces, and others run
+    between them.
+    """
+    queues = [
+        (f'vhost="{_escape(vhost.name)}",queue="{_escape(queue.name)}"', queue)
+        async for vhost, queue in walk(vhosts)
+    ]
+    steps = [queues[first : first + QUEUES_PER_STEP] for first in range(0, len(queues), QUEUES_PER_STEP)]
+    for name, (explanation, read) in {**GAUGES, **_COUNTERS}.items():
+        yield _heading(name, explanation)
+        for step in steps:
+            yield "".join(
+                [f"leveret_queue_{name}{{{labels}}} {read(queue)}\n" for labels, queue in step]
+            ).encode()
+            await asyncio.sleep(0)
+    yield _heading("messages_dead_total", "Messages given up, dead-lettered or not.")
+    for step in steps:
+        yield "".join(
+            [
+                f'leveret_queue_messages_dead_total{{{labels},reason="{reason}"}} {count}\n'
+                for labels, queue in step
+                for reason, count in queue.deaths_total.items()
+            ]
+        ).encode()
+        await asyncio.sleep(0)
 
 
-def _heading(name: str, explanation: str) -> list[str]:
+def _heading(name: str, explanation: str) -> bytes:
     kind = "counter" if name.endswith("_total") else "gauge"
-    return [f"# HELP leveret_queue_{name} {explanation}\n# TYPE leveret_queue_{name} {kind}\n"]
+    return f"# HELP leveret_queue_{name} {explanation}\n# TYPE leveret_queue_{name} {kind}\n".encode()
 
 
 def _escape(label: str) -> str:

@@ -18,7 +18,7 @@ async def test_each_queue_has_its_series(vhost: FakeVhost) -> None:
     jobs = FakeQueue("jobs", 1, 10, 2, 3, 4, 5, 6, 7, 8, cold_count=9, index_bytes=10)
     jobs.deaths_total[DeathReason.EXPIRED] = 9
     vhost.add(jobs)
-    found = samples(await per_queue_text({"/": vhost}))
+    found = samples(b"".join([piece async for piece in per_queue_text({"/": vhost})]))
     labels = (("queue", "jobs"), ("vhost", "/"))
     values = {
         name.removeprefix("leveret_queue_"): value for (name, at), value in found.items() if at == labels
@@ -42,10 +42,23 @@ async def test_each_queue_has_its_series(vhost: FakeVhost) -> None:
     assert deaths == {"expired": 9, "rejected": 0, "maxlen": 0, "delivery_limit": 0}
 
 
+async def test_many_queues_come_in_pieces_and_all_of_them(
+    vhost: FakeVhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_metrics, "QUEUES_PER_STEP", 2)
+    for number in range(5):
+        vhost.add(FakeQueue(f"q{number}", number))
+    pieces = [piece async for piece in per_queue_text({"/": vhost})]
+    assert max(piece.count(b"messages_ready{") for piece in pieces) == 2
+    found = samples(b"".join(pieces))
+    ready = {dict(at)["queue"]: value for (name, at), value in found.items() if name.endswith("_ready")}
+    assert ready == {f"q{number}": number for number in range(5)}
+
+
 async def test_a_queues_name_cannot_forge_a_series(vhost: FakeVhost) -> None:
     name = 'a"} 1\nforged 1\n\\'
     vhost.add(FakeQueue(name))
-    found = samples(await per_queue_text({"/": vhost}))
+    found = samples(b"".join([piece async for piece in per_queue_text({"/": vhost})]))
     assert {dict(labels)["queue"] for _, labels in found} == {name}
 
 
