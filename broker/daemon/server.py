@@ -132,7 +132,7 @@ class Server:
         self._committer = committer = Committer(self._engine, broker, tail, self._config.checkpoint_bytes)
         committing = asyncio.create_task(committer.run(), name="committer")
         reading = asyncio.create_task(broker.reader.run(self._engine, GROUP), name="reader")
-        watch = ResourceWatch(self._engine, broker.alarms)
+        watch = ResourceWatch(self._engine, broker.alarms, committer.kick)
         ticking = asyncio.create_task(self._tick(broker), name="ticker")
         watching = asyncio.create_task(watch.run(), name="watch")
         try:
@@ -246,7 +246,7 @@ class Server:
         log.critical("the log could not be written, stopping without confirming anything more: %s", error)
         for transport in list(self._transports):
             transport.abort()
-        if error is not None and not isinstance(error, EngineError):
+        if error is not None and not isinstance(error, EngineError | OSError):
             raise error
         return EXIT_COMMIT_FAILED
 

@@ -74,8 +74,17 @@ async def kill_while_compacting(experiment: Experiment, daemon: Daemon, place: s
         assert check_directory(daemon.data_dir).is_sound
 
 
+async def kill_while_recovering(experiment: Experiment, daemon: Daemon, place: str) -> None:
+    daemon.options = ()  # the next checkpoint is far away: there is something to replay
+    assert await experiment.run_into("before_commit=kill@100") == KILLED
+    for armed in (f"{place}=kill", f"{place}=kill@10", f"{place}=error@5"):
+        assert "printed ''" in await experiment.start_into(armed)
+    assert daemon.stderr.endswith(f"(injected at {place})\n")
+
+
 Death = Callable[[Experiment, Daemon, str], Awaitable[None]]
 ELSEWHERE: dict[str, Death] = {
+    "during_recovery": kill_while_recovering,
     "during_create": kill_while_creating,
     "during_compact": kill_while_compacting,
 }

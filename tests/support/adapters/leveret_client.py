@@ -63,6 +63,10 @@ class LeveretClient(Client):
     async def connect(cls, url: str) -> "LeveretClient":
         return cls(await _translated(leveret.connect(url)))
 
+    @property
+    def is_blocked(self) -> bool:
+        return self._connection.is_blocked
+
     async def open_channel(self, *, confirms: bool = False) -> "LeveretChannel":
         return LeveretChannel(await _translated(self._connection.channel(publisher_confirms=confirms)))
 

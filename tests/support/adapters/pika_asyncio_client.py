@@ -30,6 +30,7 @@ class PikaAsyncioClient(Client):
     unspeakable_headers = frozenset({float})
 
     def __init__(self) -> None:
+        self.is_blocked = False  # by connection.blocked
         self._connection: AsyncioConnection
         self._closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
@@ -46,7 +47,12 @@ class PikaAsyncioClient(Client):
             on_close_callback=lambda _connection, error: client._closed.set_result(error),
         )
         await opened
+        client._connection.add_on_connection_blocked_callback(lambda *_: client._set_blocked(True))
+        client._connection.add_on_connection_unblocked_callback(lambda *_: client._set_blocked(False))
         return client
+
+    def _set_blocked(self, is_blocked: bool) -> None:
+        self.is_blocked = is_blocked
 
     async def open_channel(self, *, confirms: bool = False) -> "PikaAsyncioChannel":
         opened: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()

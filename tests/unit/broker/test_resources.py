@@ -60,21 +60,24 @@ async def test_a_look_tells_what_memory_and_the_log_say(tmp_path: Path) -> None:
     engine = LmdbEngine(tmp_path, map_bytes=8 * MIB)
     await engine.open()
     alarms = Alarms(Limits(memory_bytes=1, disk_free_bytes=6 * MIB))
-    watch = ResourceWatch(engine, alarms)
+    asked: list[str] = []
+    watch = ResourceWatch(engine, alarms, lambda: asked.append("room"))
     await watch.look()
     assert alarms.reason == "low on memory"
+    assert asked == []
     owner = await LogOwner.acquire(engine)
     for _ in range(16):
         await owner.append(bytes(200_000))
     await watch.look()
     assert alarms.reason == "low on memory & disk"
+    assert asked == ["room"]
     assert alarms.disk_free_bytes == (await engine.stats()).free_bytes
     await engine.close()
 
 
 async def test_an_engine_that_ended_is_not_this_ones_business() -> None:
     alarms = Alarms(NO_LIMITS)
-    await ResourceWatch(MemoryEngine(), alarms).look()
+    await ResourceWatch(MemoryEngine(), alarms, lambda: None).look()
     assert alarms.memory_bytes == 0
 
 
@@ -94,7 +97,7 @@ async def test_a_look_that_fails_is_not_the_last(
         return 1
 
     monkeypatch.setattr(resources, "memory_used", used)
-    watching = asyncio.create_task(ResourceWatch(engine, Alarms(NO_LIMITS)).run())
+    watching = asyncio.create_task(ResourceWatch(engine, Alarms(NO_LIMITS), lambda: None).run())
     await looked.wait()
     watching.cancel()
     assert "looking at what the machine has left failed" in caplog.text
