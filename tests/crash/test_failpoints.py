@@ -16,6 +16,7 @@ import pytest
 from daemon import TIMEOUT_FACTOR, Daemon
 from kill9 import Experiment, Outcome
 
+from leveret.broker.durability.check import inspect
 from leveret.storage.check import check_directory
 from leveret.storage.failpoints import NAMES
 
@@ -71,7 +72,7 @@ async def kill_while_compacting(experiment: Experiment, daemon: Daemon, place: s
             subprocess.run, compact, env=environment, check=False, timeout=TIMEOUT_S, capture_output=True
         )
         assert ended.returncode == exit_code, ended.stderr
-        assert check_directory(daemon.data_dir).is_sound
+        assert check_directory(daemon.data_dir, inspect).is_sound
 
 
 async def kill_while_recovering(experiment: Experiment, daemon: Daemon, place: str) -> None:

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from stored_log import must_be_sound
 from whole_broker import PERSISTENT, TRANSIENT, Client, NotingWire, WholeBroker
 
 from leveret.broker.message import Message
@@ -190,7 +191,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @initialize(checkpoint_every_bytes=st.sampled_from((1, 300, 1 << 20)), is_tight=st.booleans())
     def open(self, checkpoint_every_bytes: int, is_tight: bool) -> None:
-        """`is_tight`: after each commit the broker lets go of every message that it need not have in memory."""
+        """`is_tight`: after each commit the broker lets go of all that it need not have in memory."""
         self.checkpoint_every_bytes = checkpoint_every_bytes
         self.windows_bytes = 0 if is_tight else 1 << 20
         self.engine = MortalEngine()
@@ -249,6 +250,7 @@ class BrokerMachine(RuleBasedStateMachine):
             for message in sorted(messages, key=lambda message: message.sequence):
                 redelivered = message.redelivered or queue.delivering
                 queue.ready.append(ModelMessage(message.body, message.sequence, True, redelivered))
+        run(must_be_sound(self.engine))
         self.start()
 
     def end_turn(self) -> None:

@@ -20,6 +20,7 @@ from daemon import Daemon, DaemonFailed
 from history import Crashed, Standing, Stopped, save
 from recovered import recover
 
+from leveret.broker.durability.check import inspect
 from leveret.storage.check import check_directory
 from leveret.storage.failpoints import NAMES
 
@@ -211,7 +212,7 @@ class Experiment:
 
     def _check_store(self) -> None:
         """What `leveret check` does."""
-        findings = check_directory(self._daemon.data_dir).findings
+        findings = check_directory(self._daemon.data_dir, inspect).findings
         self.outcome.complaints += [f"leveret check: {finding}" for finding in findings]
 
     def _complain(self, text: str) -> None:

@@ -21,6 +21,7 @@ from disk_model import Disk, Operation
 from history import Acked, Consuming, Crashed, Event, Standing, Stopped, save
 from recovered import Recovered, recover
 
+from leveret.broker.durability.check import inspect
 from leveret.storage.check import check_directory
 
 UNREADABLE = "unreadable"
@@ -68,7 +69,7 @@ def judge(data_dir: Path, checker: Checker, cut: PowerCut) -> tuple[Report, list
 
 def _judge_again(data_dir: Path, report: Report) -> None:
     """What a recovery leaves must be sound, and all that was acked then must stay gone."""
-    for finding in check_directory(data_dir).findings:
+    for finding in check_directory(data_dir, inspect).findings:
         report.violation(UNSOUND, finding)
     for queue, copies in recover(data_dir).queues.items():
         for copy in copies:
