@@ -60,7 +60,22 @@ class TestHold:
         peer.house.commit()
         peer.house.end_turn()
         kinds = [type(answer) for _, answer in peer.said()]
-        assert kinds == [methods.QueueDeclareOk, methods.BasicConsumeOk, methods.BasicDeliver, Content, Content]
+        assert kinds == [
+            methods.QueueDeclareOk,
+            methods.BasicConsumeOk,
+            methods.BasicDeliver,
+            Content,
+            Content,
+        ]
+
+    def test_a_consume_that_waits_goes_with_its_channel(self, peer: Peer) -> None:
+        assert peer.ask(1, self.DURABLE, methods.BasicConsume(queue="q", consumer_tag="t")) == []
+        (connection,) = peer.house.broker.connections
+        connection.channels[1].wire.close_channel(SoftError(ReplyCode.PRECONDITION_FAILED, "timed out"))
+        assert [type(answer) for _, answer in peer.said()] == [methods.ChannelClose]
+        peer.house.commit()
+        assert peer.said() == []
+        assert peer.ask(2, methods.BasicQos()) == [(2, methods.BasicQosOk())]
 
     def test_a_refusal_behind_a_change_follows_its_reply(self, peer: Peer) -> None:
         assert peer.ask(1, self.DURABLE, methods.QueueDeclare(queue="nowhere", passive=True)) == []
