@@ -20,23 +20,25 @@ from ..queues.lane import Lane
 from ..queues.runs import Row
 from ..queues.windows import Windows
 from . import records
-from .blobs import Blobs
+from .journal import Journal
 from .records import HOLDS_MESSAGE, RecordType
 
 if TYPE_CHECKING:
     from .records import PublishRecord
 
 BLOBS_AT_ONCE = 16
+PENDING_MAX_BYTES = 16 * 1024 * 1024  # of what waits for a commit: it may be what was read, dead-lettered
 
 
 class _Wish:
     """A cold run that a lane wants, and the copies of it that were found."""
 
-    __slots__ = ("copies", "copies_max", "lane", "row")
+    __slots__ = ("copies", "copies_max", "is_of_head", "lane", "row")
 
     def __init__(self, lane: Lane, row: Row, copies_max: int | None) -> None:
         self.lane = lane
         self.row = row
+        self.is_of_head = lane.wants_head  # or only because something has expired
         self.copies_max = row.live if copies_max is None else min(copies_max, row.live)
         self.copies: list[QueuedMessage] = []
 
@@ -52,8 +54,9 @@ class _Wish:
 class Reader:
     """One per broker; `run` is its task."""
 
-    def __init__(self, blobs: Blobs, windows: Windows, counters: Counters) -> None:
-        self._blobs = blobs
+    def __init__(self, journal: Journal, windows: Windows, counters: Counters) -> None:
+        self._journal = journal
+        self._blobs = journal.blobs
         self._windows = windows
         self._counters = counters
         self._lanes: dict[Lane, None] = {}  # that want something
@@ -83,8 +86,15 @@ class Reader:
         while True:
             await self._wakeup.wait()
             while self._lanes:
+                await self._let_disk_catch_up()
                 await self.read(engine, group)
             self._wakeup.clear()
+
+    async def _let_disk_catch_up(self) -> None:
+        while self._journal.pending_bytes > PENDING_MAX_BYTES:
+            is_durable = asyncio.Event()
+            self._journal.when_durable(is_durable.set)
+            await is_durable.wait()
 
     async def read(self, engine: LogEngine, group: int) -> None:
         """Fetch some of the blobs that are wanted now, and hand out what is in them."""
@@ -189,6 +199,8 @@ class Reader:
             self._windows.weigh(lane)
         for queue in {wish.lane.queue: None for wish in wishes}:
             queue.was_read()  # last of all, for who waits may do anything
+        for lane in {wish.lane: None for wish in wishes if not wish.is_of_head}:
+            self._windows.fit(lane)  # of what was read, perhaps little has expired
 
 
 def make_message(publish: "PublishRecord", large_body: bytes | None) -> Message:

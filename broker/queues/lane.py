@@ -67,7 +67,6 @@ class Lane:
         "_out_of_order",
         "_tail",
         "_wanted",
-        "_wants_head",
         "body_bytes",
         "cold",
         "count",
@@ -79,6 +78,7 @@ class Lane:
         "queue",
         "resident",
         "settled_bytes",
+        "wants_head",
     )
 
     def __init__(self, queue: "Queue", priority: int) -> None:
@@ -100,7 +100,7 @@ class Lane:
         self._last_sequence = 0  # the highest that ever came
         self._gone = 0  # copies in here that are no longer READY
         self._wanted: dict[int, None] = {}  # cold runs, by `first`, that are needed before it is their turn
-        self._wants_head = False
+        self.wants_head = False
         self.is_waited_for = False  # `pop` had to say None although there is something
 
     # What the journal writes down
@@ -360,7 +360,7 @@ class Lane:
 
     def want_more(self) -> None:
         """The head must be read, or will have to be soon."""
-        self._wants_head = True
+        self.wants_head = True
         self.queue.read(self)
 
     def wanted_rows(self, bytes_max: int) -> list[Row]:
@@ -379,7 +379,7 @@ class Lane:
                 elif left > 0:
                     rows[first] = row
                     left -= row.live * average
-        if self._wants_head:
+        if self.wants_head:
             for row in cold.head(READ_RUNS_MAX):
                 rows[row.first] = row
                 bytes_max -= row.live * average
@@ -394,7 +394,7 @@ class Lane:
         taken = cold.take(row.first)
         assert taken == row, "the reader has looked"
         self._wanted.pop(row.first, None)
-        self._wants_head = self.is_waited_for = False
+        self.wants_head = self.is_waited_for = False
         cold.body_bytes -= sum(len(copy.message.body) for copy in copies)
         gone = row.gone
         if last < row.last:

@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
 DELIVERY_LIMIT_DEFAULT = 20  # of quorum queues, as in RabbitMQ 4
 BURIALS_MAX = 8  # per dispatch: one costs up to 0.1 ms, and when a backlog expires others must get their turn
-BURYING_AT = 512  # copies whose end is certain; while there are more, expired ones on the disk stay there
+# Copies whose end is certain, and their bodies; while there are more, expired ones on the disk stay there.
+BURYING_AT = 512
+BURYING_AT_BYTES = 4 * 1024 * 1024
 
 _READY, _UNACKED, _GONE = CopyState  # looked up per message
 
@@ -116,6 +118,7 @@ class Queue:
         self._message_expiry = MessageExpiry(services, self._mark)
         self._now_or_never: list[QueuedMessage] = []  # TTL 0: they expire unless this turn delivers them
         self._dying: deque[_Death] = deque()
+        self._dying_bytes = 0  # of their bodies
         self._max_priority = settings.max_priority
         self._message_ttl_ms = settings.message_ttl_ms
         is_limited = settings.max_length is not None or settings.max_length_bytes is not None
@@ -331,6 +334,8 @@ class Queue:
 
     def was_read(self) -> None:
         """The reader: there is more in memory."""
+        if self._message_expiry:
+            self._expire_ready(self._message_expiry.take_due())
         self._mark()
         waiting, self._waiting_to_read = self._waiting_to_read, []
         for callback in waiting:
@@ -343,7 +348,7 @@ class Queue:
     @property
     def is_burying(self) -> bool:
         """Whether so many copies are dying that others had better wait on the disk."""
-        return len(self._dying) > BURYING_AT
+        return len(self._dying) > BURYING_AT or self._dying_bytes > BURYING_AT_BYTES
 
     def _mark(self) -> None:
         self._marked = True
@@ -421,13 +426,16 @@ class Queue:
         """Its end is certain; `dispatch` carries it out."""
         copy.state = _GONE
         self._dying.append(_Death(copy, reason, was_accepted))
+        self._dying_bytes += len(copy.message.body)
         if not self._marked:
             self._mark()
 
     def _bury(self, count_max: int) -> None:
         was_burying = self.is_burying
         for _ in range(min(count_max, len(self._dying))):
-            self._end(self._dying.popleft())
+            death = self._dying.popleft()
+            self._dying_bytes -= len(death.copy.message.body)
+            self._end(death)
         if self._dying and not self._marked:
             self._mark()
         if was_burying and not self.is_burying:

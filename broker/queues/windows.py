@@ -1,7 +1,8 @@
 """How much memory the lanes' windows take together, and when a lane must let go of what lies behind its own.
 
-One per broker. The committer calls `fit` for the lanes that got something, the reader `weigh` for those it
-filled, the server `weigh_all` every now and then; what consumers took in between shows then.
+One per broker. The committer calls `fit` for the lanes that got something, the reader for those in which it
+looked for what has expired, and `weigh` for those it filled; the server calls `weigh_all` every now and then:
+what consumers took in between shows then, and what was stuck gets another try.
 """
 
 from .lane import LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
@@ -17,6 +18,7 @@ class Windows:
         self.total = 0  # bytes
         self._total_max = total_max_bytes
         self._weights: dict[Lane, int] = {}  # of the lanes that have anything in memory
+        self._stuck: dict[Lane, int] = {}  # what lanes could not let go of when they should have
 
     @property
     def is_tight(self) -> bool:
@@ -35,13 +37,16 @@ class Windows:
     def fit(self, lane: Lane) -> None:
         """The lane has grown."""
         weight = self.weigh(lane)
-        if self.is_tight:
-            lane.let_go(0)
-        elif weight > LET_GO_AT_BYTES:
-            lane.let_go(WINDOW_BYTES)
-        else:
+        keep_bytes, at_bytes = (0, 0) if self.is_tight else (WINDOW_BYTES, LET_GO_AT_BYTES)
+        # What is stuck is looked at in vain: not again before there is as much that is new.
+        if weight <= max(at_bytes, keep_bytes + 2 * self._stuck.get(lane, 0)):
             return
-        self.weigh(lane)
+        lane.let_go(keep_bytes)
+        stuck = self.weigh(lane) - keep_bytes
+        if stuck > 0:
+            self._stuck[lane] = stuck
+        else:
+            self._stuck.pop(lane, None)
 
     def weigh(self, lane: Lane) -> int:
         """Look at a lane anew; returns what it takes."""
@@ -51,9 +56,16 @@ class Windows:
             self._weights[lane] = weight
         else:
             self._weights.pop(lane, None)
+        if lane in self._stuck:
+            self._stuck[lane] = min(weight, self._stuck[lane])
+            if not weight:
+                del self._stuck[lane]
         return weight
 
     def weigh_all(self) -> None:
         """Look at all lanes anew."""
         for lane in list(self._weights):
             self.weigh(lane)
+        for lane, stuck in list(self._stuck.items()):
+            self._stuck[lane] = stuck * 3 // 4
+            self.fit(lane)

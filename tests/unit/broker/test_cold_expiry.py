@@ -1,17 +1,20 @@
 """Messages with a TTL that come and go between memory and disk: no trace of them stays in memory."""
 
 import pytest
-from cold_messages import bodies, cold_count, get, queue_of, settle_down
-from whole_broker import TRANSIENT, Client, WholeBroker
+from cold_messages import bodies, cold_count, get, let_go, queue_of, settle_down
+from whole_broker import GROUP, TRANSIENT, Client, WholeBroker
 
 from leveret.broker.queues.expiry import CLEAN_UP_AT, CLEAN_UP_BYTES, COLD_RUNS_MAX
-from leveret.broker.queues.queue import Queue
+from leveret.broker.queues.queue import BURYING_AT_BYTES, Queue
 from leveret.broker.queues.windows import Windows
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.storage.memory import MemoryEngine
 
 HOUR_MS = 3_600_000
-NOW_OR_NEVER = encode_properties(BasicProperties(delivery_mode=2, expiration="0"))
+NOW_OR_NEVER, SHORT, LONG = (
+    encode_properties(BasicProperties(delivery_mode=2, expiration=expiration))
+    for expiration in ("0", "1000", "1000000")
+)
 
 
 @pytest.fixture
@@ -56,6 +59,7 @@ async def test_what_was_let_go_of_can_be_read_back_while_an_older_one_waits(
     await broker.commit()
     client.channel.nack(0, multiple=True, requeue=True)
     await publish(broker, client, b"last")
+    let_go(broker)
     assert cold_count(broker, "q") == 11
     await broker.read_everything()
     assert [body for body, _ in client.drain("q")] == [*some, b"last"]
@@ -123,3 +127,39 @@ async def test_what_expired_before_the_log_held_it_keeps_nothing_else_in_memory(
     assert cold_count(broker, "q") == 20
     expected = [b"%b%d" % (prefix, number) for number in range(10) for prefix in (b"", b"and ")]
     assert await bodies(broker, client, "q") == expected
+
+
+async def test_what_has_not_expired_yet_goes_back_to_the_disk(broker: WholeBroker, client: Client) -> None:
+    """Of many runs one message each has expired."""
+    client.declare("q")
+    for _ in range(50):
+        for number in range(20):
+            client.publish("q", b"body", properties=SHORT if number == 10 else LONG)
+        await broker.commit()
+    broker.timers.advance(1000)
+    await settle_down(broker)
+    for _ in range(5):
+        broker.broker.windows.weigh_all()  # as the server does every now and then
+    queue = queue_of(broker, "q")
+    assert queue.message_count == 50 * 19
+    assert queue.message_count - cold_count(broker, "q") < 3 * 19
+    assert await bodies(broker, client, "q") == [b"body"] * 50 * 19
+
+
+async def test_large_bodies_that_expire_are_not_all_in_memory_at_once(
+    broker: WholeBroker, client: Client
+) -> None:
+    client.declare("dead")
+    client.declare("q", x_message_ttl=1000, x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
+    size = BURYING_AT_BYTES // 20
+    for _ in range(100):
+        await publish(broker, client, bytes(size))
+    queue = queue_of(broker, "q")
+    broker.timers.advance(1000)
+    queue.dispatch()
+    reader = broker.broker.reader
+    while reader.is_wanted:
+        await reader.read(broker._engine, GROUP)
+        assert sum(len(death.copy.message.body) for death in queue._dying) < 2 * BURYING_AT_BYTES
+    await settle_down(broker)
+    assert queue_of(broker, "dead").message_count == 100

@@ -9,6 +9,7 @@ from watched_engine import WatchedEngine
 from whole_broker import GROUP, Client, WholeBroker
 
 from leveret.broker.durability import cleaner
+from leveret.broker.durability.reader import PENDING_MAX_BYTES
 from leveret.broker.queues.queue import HeadNotInMemory
 from leveret.storage.blob import decode_blob
 from leveret.storage.engine import Append, EngineError, Position
@@ -155,3 +156,22 @@ async def test_what_is_only_just_being_written_is_not_cleaned(
     await committing
     await settle_down(broker)
     assert await bodies(broker, client, "q") == [b"kept"]
+
+
+async def test_the_reader_waits_for_a_disk_that_is_behind(
+    engine: SlowEngine, broker: WholeBroker, client: Client
+) -> None:
+    """What it reads may be dead-lettered and so be written again at once."""
+    await make_cold(broker, client, q=[b"1"])
+    client.declare("other")
+    client.publish("other", bytes(PENDING_MAX_BYTES))
+    want_heads(broker, "q")
+    reading = asyncio.create_task(broker.broker.reader.run(engine, GROUP))
+    await turns()
+    assert cold_count(broker, "q") == 1
+    await broker.commit_batch()
+    await turns()
+    assert cold_count(broker, "q") == 0
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading

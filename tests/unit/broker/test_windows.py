@@ -114,3 +114,50 @@ def test_a_lane_is_counted_once(filler: Filler) -> None:
         windows.weigh(lane)
         windows.weigh_all()
     assert windows.total == lane.bytes_in_memory == 60 + 3 * COPY_BYTES
+
+
+def test_what_is_stuck_is_looked_at_again_only_when_there_is_as_much_that_is_new(filler: Filler) -> None:
+    windows, lane = Windows(0), filler.lane()
+    filler.fill(lane, *([10] * 50))
+    for copy in list(lane):
+        copy.run, copy.is_durable = None, False
+    windows.fit(lane)
+    assert lane.count_in_memory == 50
+    filler.fill(lane, *([10] * 50))
+    windows.fit(lane)
+    assert lane.count_in_memory == 100
+    filler.fill(lane, 10)
+    windows.fit(lane)
+    assert lane.count_in_memory == 50
+    filler.fill(lane, *([10] * 51))
+    windows.fit(lane)
+    assert lane.count_in_memory == 50
+
+
+def test_what_is_stuck_gets_another_try_every_now_and_then(filler: Filler) -> None:
+    windows, lane = Windows(0), filler.lane()
+    filler.fill(lane, *([10] * 50))
+    runs = {copy: copy.run for copy in lane}
+    for copy in runs:
+        copy.run = None
+    windows.fit(lane)
+    assert lane.count_in_memory == 50
+    for copy, run in runs.items():
+        copy.run = run
+    for _ in range(5):
+        windows.weigh_all()
+    assert lane.count_in_memory == 0
+
+
+def test_what_was_stuck_and_has_gone_counts_no_more(filler: Filler) -> None:
+    windows, lane = Windows(0), filler.lane()
+    filler.fill(lane, *([10] * 50))
+    for copy in list(lane):
+        copy.run, copy.is_durable = None, False
+    windows.fit(lane)
+    while lane.pop() is not None:
+        pass
+    windows.weigh_all()
+    filler.fill(lane, 10)
+    windows.fit(lane)
+    assert lane.count_in_memory == 0
