@@ -64,7 +64,7 @@ class Broker:
         self.last_sequence = 0  # of the newest message
         self.last_queue_id = 0
         self.windows = Windows() if windows is None else windows
-        self.reader = Reader(journal.blobs, self.windows, self.counters)
+        self.reader = Reader(journal, self.windows, self.counters)
         self.services = Services(
             clock=clock,
             journal=journal,
