@@ -13,7 +13,7 @@ from .message import Message, QueuedMessage
 if TYPE_CHECKING:
     from .queues.lane import Lane
     from .queues.queue import Queue
-    from .queues.runs import Row
+    from .queues.runs import RunTable
 
 
 class JournalLike(Protocol):
@@ -28,10 +28,10 @@ class JournalLike(Protocol):
     def requeue(self, copy: QueuedMessage) -> None:
         """`redelivered` or `delivery_count` of the copy changed. Always safe to call."""
 
-    def purge(self, lane: "Lane", rows: "list[Row]", body_bytes: int) -> None:
+    def purge(self, lane: "Lane", cold: "RunTable") -> None:
         """These runs of the lane, of which nothing is in memory, are gone for good."""
 
-    def close_lane(self, lane: "Lane", rows: "list[Row]") -> None:
+    def close_lane(self, lane: "Lane", cold: "RunTable") -> None:
         """The lane's queue is deleted, and with it these runs and whatever else it has."""
 
     def topology(self, packed: bytes) -> None:

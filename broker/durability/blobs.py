@@ -4,10 +4,13 @@ The committer enters a blob when its batch is packed; runs release what ends; th
 dead, the cleaner moves what is left of sparse ones. Nothing here reads a blob.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from ..queues.runs import NEVER
 
+RELEASES_MAX = 5000  # at once, about 2 ms
 SPARSE_SHARE = 0.5  # of its copies alive: below that a blob is worth cleaning
 
 
@@ -58,6 +61,7 @@ class Blobs:
         self._by_position: dict[int, StoredBlob] = {}
         self.dead: dict[StoredBlob, None] = {}  # nothing in them is needed
         self.sparse: dict[StoredBlob, None] = {}  # little is
+        self._releasing: deque[Iterator[tuple[int, int]]] = deque()
         self.size = 0  # of all blobs, in bytes
         self.dead_size = 0  # of the dead ones
         self.live_size = (
@@ -98,6 +102,26 @@ class Blobs:
             self._die(blob)
         elif blob.live_copies < blob.clean_below:
             self.sparse[blob] = None
+
+    def release_all(self, live_by_position: Iterator[tuple[int, int]]) -> None:
+        """So many copies of these blobs have ended. Of very many, the later ones are released bit by bit."""
+        self._releasing.append(live_by_position)
+        self.release_more()
+
+    @property
+    def is_releasing(self) -> bool:
+        """Whether `release_more` has something left to do."""
+        return bool(self._releasing)
+
+    def release_more(self) -> None:
+        """Go on with what is to be released, for a few milliseconds at most."""
+        room = RELEASES_MAX
+        while self._releasing and room:
+            for position, count in islice(self._releasing[0], room):
+                self._by_position[position].release(count)
+                room -= 1
+            if room:
+                self._releasing.popleft()
 
     def _die(self, blob: StoredBlob) -> None:
         self.dead[blob] = None

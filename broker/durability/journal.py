@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ..message import Message, QueuedMessage
 from ..queues.lane import Lane
-from ..queues.runs import Row, Run
+from ..queues.runs import Run, RunTable
 from . import records
 from .batch import Batch, Packer
 from .blobs import Blobs, StoredBlob
@@ -89,26 +89,24 @@ class Journal:
         if copy.is_durable:
             self._requeued.append(copy)
 
-    def purge(self, lane: Lane, rows: list[Row], body_bytes: int) -> None:
+    def purge(self, lane: Lane, cold: RunTable) -> None:
         """These runs of the lane, of which nothing is in memory, are gone for good."""
+        body_bytes = cold.body_bytes
         lane.live_bytes -= body_bytes
-        for at in range(0, len(rows), STRETCHES_MAX):
-            stretches = [(row.first, row.last, row.live) for row in rows[at : at + STRETCHES_MAX]]
-            self._purges.append(records.pack_purge(lane.queue.id, lane.priority, body_bytes, stretches))
+        stretches = cold.stretches()
+        for at in range(0, len(stretches), STRETCHES_MAX):
+            some = stretches[at : at + STRETCHES_MAX]
+            self._purges.append(records.pack_purge(lane.queue.id, lane.priority, body_bytes, some))
             body_bytes = 0
-        self._release(rows)
+        self.blobs.release_all(cold.live_by_position())
 
-    def close_lane(self, lane: Lane, rows: list[Row]) -> None:
+    def close_lane(self, lane: Lane, cold: RunTable) -> None:
         """The lane's queue is deleted (its own record says so), and with it all that it has."""
         lane.is_closed = True
-        self._release(rows)
+        self.blobs.release_all(cold.live_by_position())
         for run in lane.resident.values():
             run.blob.release(run.live)
         lane.resident.clear()
-
-    def _release(self, rows: list[Row]) -> None:
-        for row in rows:
-            self.blobs[row.position].release(row.live)
 
     def topology(self, packed: bytes) -> None:
         """A durable exchange, queue or binding came or went: `records.pack_map` of what happened."""
@@ -156,6 +154,7 @@ class Journal:
             or self._waiting
             or self._purges
             or self._moves
+            or self.blobs.is_releasing
         )
 
     def take(self, next_position: int, queues: "Callable[[], Mapping[int, Queue]]") -> Batch:
@@ -184,6 +183,7 @@ class Journal:
                 packer.add_survivors(blob, payload, by_id)
         self._entries, self._large, self._requeued, self._settled = [], [], [], {}
         self._purges, self._moves = [], []
+        self.blobs.release_more()
         self._confirms, self._waiting = {}, []
         self.pending_bytes = 0
         return batch

@@ -49,10 +49,8 @@ class Emptied(NamedTuple):
     lane: "Lane"
     copies: list[QueuedMessage]
     """Those in memory, in order."""
-    rows: list[Row]
+    cold: RunTable
     """Those that are not."""
-    body_bytes: int
-    """Of the latter."""
 
 
 class Lane:
@@ -208,16 +206,12 @@ class Lane:
 
     def empty(self) -> "Emptied":
         """Take everything out."""
-        cold = self.cold
-        emptied = Emptied(self, list(self), [], 0)
-        if cold is not None:
-            emptied = Emptied(self, list(self), list(cold), cold.body_bytes)
+        emptied = Emptied(self, list(self), RunTable() if self.cold is None else self.cold)
         self._in_order.clear()
         self._out_of_order.clear()
         self._tail.clear()
         self._wanted.clear()
-        if cold is not None:
-            cold.clear()
+        self.cold = None
         self._cold_first = NEVER
         self.count = self.body_bytes = self._gone = 0
         return emptied

@@ -400,8 +400,8 @@ class Queue:
         message_count = self._ready.count
         for emptied in self._ready.drain():
             self._settle_all(emptied.copies)
-            if emptied.rows:
-                self._journal.purge(emptied.lane, emptied.rows, emptied.body_bytes)
+            if len(emptied.cold):
+                self._journal.purge(emptied.lane, emptied.cold)
         if self.returned:
             keep_live(self.returned, [table for lane in self.lanes for table in lane.tables()])
         self.was_read()  # whoever waits finds that nothing is left
@@ -503,7 +503,7 @@ class Queue:
             self._queue_expiry.close()
         for emptied in self._ready.drain():
             self._settle_all(emptied.copies)
-            self._journal.close_lane(emptied.lane, emptied.rows)
+            self._journal.close_lane(emptied.lane, emptied.cold)
         self.vhost.remove_queue(self)
         self.was_read()  # whoever waits finds that the queue is gone
         for consumer in list(self._consumers):

@@ -251,6 +251,11 @@ class RunTable:
         if index is not None:
             self._positions[index] = position
 
+    def stretches(self) -> list[tuple[int, int, int]]:
+        """(first, last, live copies) of every row."""
+        head = self._head
+        return list(zip(self._firsts[head:], self._lasts[head:], self._lives[head:], strict=True))
+
     def live_by_position(self) -> Iterator[tuple[int, int]]:
         """(position, live copies) of every row."""
         return zip(self._positions[self._head :], self._lives[self._head :], strict=True)

@@ -15,7 +15,7 @@ from leveret.broker.services import Services
 if TYPE_CHECKING:
     from leveret.broker.queues.lane import Lane
     from leveret.broker.queues.queue import Queue
-    from leveret.broker.queues.runs import Row
+    from leveret.broker.queues.runs import RunTable
 
 START_MS = 1_700_000_000_000
 
@@ -60,10 +60,10 @@ class FakeJournal:
         self.requeued.append(copy)
         self.calls.append(("requeue", copy))
 
-    def purge(self, lane: "Lane", rows: "list[Row]", body_bytes: int) -> None:
+    def purge(self, lane: "Lane", cold: "RunTable") -> None:
         self.calls.append(("purge", lane))
 
-    def close_lane(self, lane: "Lane", rows: "list[Row]") -> None:
+    def close_lane(self, lane: "Lane", cold: "RunTable") -> None:
         lane.is_closed = True
 
     def topology(self, packed: bytes) -> None:

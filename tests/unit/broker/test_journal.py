@@ -13,7 +13,7 @@ from leveret.broker.durability.journal import STRETCHES_MAX, Journal
 from leveret.broker.durability.records import RecordType
 from leveret.broker.message import CopyState, Message, QueuedMessage
 from leveret.broker.queues.lane import Lane
-from leveret.broker.queues.runs import NEVER, Row
+from leveret.broker.queues.runs import NEVER, Row, RunTable
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties, read_facts
 from leveret.storage.blob import iter_records
 
@@ -261,7 +261,7 @@ def test_a_purge_names_stretches_and_releases_their_blobs(
     (blob,) = take().blobs
     queue.ready.let_go(0)
     emptied = queue.ready.empty()
-    journal.purge(emptied.lane, emptied.rows, emptied.body_bytes)
+    journal.purge(emptied.lane, emptied.cold)
     assert blob.live_copies == 0
     assert unpacked(take()) == [(RecordType.PURGE, (4, 0, 12, [(1, 3, 3)]))]
     assert queue.ready.live_bytes == 0
@@ -273,11 +273,14 @@ def test_a_purge_of_very_many_runs_is_several_records(journal: Journal, take: Ta
     blob.size = 1
     blob.add(STRETCHES_MAX + 1)
     journal.blobs.enter(blob)
-    rows = [Row(first, first, 1, 1, 0, NEVER) for first in range(1, STRETCHES_MAX + 2)]
-    journal.purge(lane, rows, 77)
+    cold = RunTable()
+    for first in range(1, STRETCHES_MAX + 2):
+        cold.add(Row(first, first, 1, 1, 0, NEVER))
+    cold.body_bytes = 77
+    journal.purge(lane, cold)
     (_, first), (_, second) = unpacked(take())
     assert first[:3] + second[:3] == (4, 0, 77, 4, 0, 0), "the bytes are counted once"
-    assert [row[:3] for row in first[3] + second[3]] == [(row.first, row.last, row.live) for row in rows]
+    assert [row[:3] for row in first[3] + second[3]] == cold.stretches()
 
 
 def test_a_closed_lane_releases_everything_and_writes_nothing(
@@ -289,9 +292,9 @@ def test_a_closed_lane_releases_everything_and_writes_nothing(
     queue.ready.let_go(0)
     (unacked,) = publish(queue)
     (second,) = take().blobs
-    rows = list(queue.ready.cold or ())
-    assert [row.first for row in rows] == [cold.message.sequence]
-    journal.close_lane(queue.ready, rows)
+    emptied = queue.ready.empty()
+    assert emptied.cold.first == cold.message.sequence
+    journal.close_lane(queue.ready, emptied.cold)
     queue.is_deleted = True
     assert (first.live_copies, second.live_copies) == (0, 0)
     journal.requeue(unacked)

@@ -98,8 +98,8 @@ class LaneHouse:
         emptied = self.lane.empty()
         for copy in emptied.copies:
             self.settle(copy)
-        self.lane.live_bytes -= emptied.body_bytes
-        for row in emptied.rows:
+        self.lane.live_bytes -= emptied.cold.body_bytes
+        for row in emptied.cold:
             self.logged -= set(self.live_in(row))
             self.blobs[row.position].release(row.live)
 
@@ -380,8 +380,8 @@ def test_purging_forgets_what_was_wanted(house: LaneHouse) -> None:
     house.lane.want_run(1)
     house.lane.want_more()
     emptied = house.lane.empty()
-    assert [row.first for row in emptied.rows] == [1]
-    assert (emptied.copies, emptied.body_bytes) == ([], 1)
+    assert [row.first for row in emptied.cold] == [1]
+    assert (emptied.copies, emptied.cold.body_bytes) == ([], 1)
     assert house.lane.wanted_rows(1) == []
     house.publish(b"2")
     assert house.pop_all() == [2]
