@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from .queues.queue import Queue
 
-# Dead lettering can mark queues while queues are dispatched. A chain of dead-letter exchanges is done in so many
-# rounds; a backlog that expires needs more, which wait for the next turn, for others must get theirs.
+# Dead lettering can mark queues while queues are dispatched. A chain of dead-letter exchanges is done in so
+# many rounds; a backlog that expires needs more, which wait for the next turn, for others must get theirs.
 DISPATCH_ROUNDS_MAX = 10
 
 log = logging.getLogger(__name__)
