@@ -179,6 +179,10 @@ class LmdbEngine:
                 else:
                     count = min(2 * count, DROP_BLOBS_PER_COMMIT)
 
+        left = await self._write(Write.begin_giving_back)
+        while left:
+            left = await self._write(Write.give_back)
+
     async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
         async with self._checkpointing:
             try:

@@ -13,6 +13,7 @@ still make a valid pair (5, 6 -> 5, 4); therefore each transaction records its o
 meta page it leaves alone (`Stamp`), and both must fit when the store is opened.
 """
 
+import ctypes
 import mmap
 import os
 import struct
@@ -26,6 +27,7 @@ from .lmdb_rows import Stamp
 
 _PAGE_HEADER = struct.Struct("=QHHHH")
 _META = struct.Struct("=IIQQ I44s 48s QQ")
+_FREE_OFFSET, _DATABASE_BYTES = 24, 48
 _LAST_PAGE = struct.Struct("=Q")
 _LAST_PAGE_OFFSET = _PAGE_HEADER.size + 120
 _MAGIC = 0xBEEFC0DE
@@ -74,6 +76,15 @@ class MetaPages:
             int(_LAST_PAGE.unpack_from(self._map, number * self.page_bytes + _LAST_PAGE_OFFSET)[0])
             for number in (0, 1)
         )
+
+    def free_pages(self) -> tuple[int, bytes]:
+        """The newest transaction, and the record (MDB_db) of its list of free pages."""
+        metas = []
+        for number in (0, 1):
+            start = number * self.page_bytes + _PAGE_HEADER.size
+            free = self._map[start + _FREE_OFFSET : start + _FREE_OFFSET + _DATABASE_BYTES]
+            metas.append((int(_META.unpack_from(self._map, start)[8]), free))
+        return max(metas)
 
     def check(self) -> tuple[MetaPage, MetaPage]:
         """Both meta pages. Raises Corrupt when they do not fit each other or the file."""
@@ -142,6 +153,19 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def punch_hole(descriptor: int, offset: int, size: int) -> bool:
+    """Give a part of a file back to the file system, which then reads as zeros; False where it cannot.
+
+    Python knows fallocate only without its modes.
+    """
+    mode = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE: fallocate(2)
+    done: int = _fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(size))
+    return done == 0
+
+
+_fallocate = ctypes.CDLL(None).fallocate64
 
 
 def network_file_system(mountinfo: str, device: int) -> str | None:

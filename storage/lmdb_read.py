@@ -13,7 +13,7 @@ import google_crc32c
 from .engine import Corrupt, EngineStats, Position, Revision
 from .lmdb_rows import BLOB_KEY_BYTES, CheckpointEntry, blob_key, chunk_key, unpack_blob_key, unpack_meta
 from .lmdb_store import Store
-from .lmdb_tree import Extent, LogTree
+from .lmdb_tree import Extent, Tree
 
 READ_BYTES = 1024 * 1024
 """What one transaction copies (or one blob): a reader pins every page freed meanwhile, so it is short."""
@@ -80,7 +80,7 @@ def read_sizes(group: int, after: Position, store: Store) -> list[tuple[Position
 
 
 def _extents(
-    tree: LogTree, group: int, after: Position, upto: Position
+    tree: Tree, group: int, after: Position, upto: Position
 ) -> Iterator[tuple[Position, list[Extent]]]:
     """Position of each of the group's blobs in (after, upto], and where its parts lie in the file."""
     rows = tree.entries(blob_key(group, after + 1))
@@ -149,7 +149,7 @@ def read_stats(commits: int, last_commit_ms: float, store: Store) -> EngineStats
         used, log = store.used_bytes(txn), store.log_bytes(txn)
         blobs = int(txn.stat(store.log)["entries"])
         checkpoints = store.read_root(txn)[0].checkpoints.values()
-    allocated = (store.path / "data.mdb").stat().st_size
+    allocated = store.room.file_bytes
     return EngineStats(
         used_bytes=used,
         free_bytes=max(0, store.room.disk_bytes + allocated - used - store.room.reserve_bytes),

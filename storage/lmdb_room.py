@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import failpoints
-from .lmdb_file import MetaPages
+from .lmdb_file import MetaPages, punch_hole
 
 AHEAD_BYTES = 32 * 1024 * 1024
 """What is allocated behind the pages in use, at least, while the disk has it."""
@@ -41,6 +41,9 @@ COMMIT_TOUCHES_BYTES = 64 * 1024
 
 DROP_TOUCHES_BYTES = 128 * 1024
 """By one blob: its first page, and what the kernel maps around it."""
+
+FILL_BELOW_BYTES = 256 * 1024 * 1024
+"""Of free disk: holes in the file are filled again, while there is something to fill them with."""
 
 _STEP_BYTES_MAX = 64 * 1024 * 1024  # beyond that, an eighth of the file at a time, at most this
 _LEFT_BYTES = 1024 * 1024  # on the disk, for what the file system itself needs
@@ -67,9 +70,16 @@ class Room:
         self._set_map_bytes = set_map_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._allocated = os.fstat(self._descriptor).st_size
+        self._has_holes = self.file_bytes < self._allocated
         self._end = 0  # of the pages in use, if all that this transaction appends is put behind them
         self._is_cut = False  # whether the map ends where the disk does
         self._touched = 0  # bytes of the map, since it was laid out
+
+    @property
+    def file_bytes(self) -> int:
+        """What the file takes of the disk."""
+        stat = os.fstat(self._descriptor)
+        return min(stat.st_blocks * 512, stat.st_size)
 
     @property
     def disk_bytes(self) -> int:
@@ -86,6 +96,8 @@ class Room:
         One that did not fit before is `in_need`: it must do with what is allocated.
         """
         self.touch(COMMIT_TOUCHES_BYTES)
+        if self._has_holes and self.disk_bytes < FILL_BELOW_BYTES:
+            self._fill_holes()
         self._end = (self._metas.last_page() + 1) * self._metas.page_bytes
         self._is_cut = not self._allocate(self._end + self._ahead) or in_need
         self._resize(self._allocated if self._is_cut else self._map_bytes_max)
@@ -100,7 +112,7 @@ class Room:
         self.touch(size)
         spared = self.reserve_bytes // 3 if urgent else self.reserve_bytes
         if self._is_cut:
-            fits = used_bytes() + size + spared <= self._allocated
+            fits = used_bytes() + size + spared <= self.file_bytes
         else:
             fits = self._allocate(self._end + spared)
         if not fits:
@@ -109,6 +121,23 @@ class Room:
     def touch(self, size: int) -> None:
         """This transaction touches about this much of the map."""
         self._touched += size
+
+    def punch(self, offset: int, size: int) -> None:
+        """Make a hole in the file, where no page is in use, if the disk is roomy."""
+        if self.disk_bytes >= 2 * FILL_BELOW_BYTES:
+            self._has_holes |= punch_hole(self._descriptor, offset, size)
+
+    def _fill_holes(self) -> None:
+        """Allocate all of the file again, from its beginning, which LMDB uses first."""
+        for offset in range(0, self._allocated, _STEP_BYTES_MAX):
+            size = min(_STEP_BYTES_MAX, self._allocated - offset)
+            try:
+                os.posix_fallocate(self._descriptor, offset, size)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise
+                return
+        self._has_holes = False
 
     def _resize(self, map_bytes: int) -> None:
         """See that the map is so large, and that not too much of it was touched."""

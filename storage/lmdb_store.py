@@ -20,6 +20,7 @@ from .blob import chain_hash
 from .directory import FILE_MODE, DataDirectory
 from .engine import Corrupt, EngineError, Unavailable
 from .lmdb_file import MetaPages, sync_path
+from .lmdb_holes import Holes
 from .lmdb_room import Room
 from .lmdb_rows import (
     KEY_ROOT,
@@ -34,7 +35,7 @@ from .lmdb_rows import (
     unpack_root,
     unseal,
 )
-from .lmdb_tree import LogTree
+from .lmdb_tree import Tree
 
 FORMAT = 1
 """Version of the store's layout (databases, keys, rows); `blob.VERSION` is the blobs' own."""
@@ -73,6 +74,7 @@ class Store:
         self._metas = metas
         self._map_lock = threading.Lock()
         self._room: Room | None = None  # in a store that is written to
+        self._holes: Holes | None = None  # likewise
         self.log, self.checkpoint, self.meta, self.state = (
             env.open_db(name, create=create) for name in _DATABASES
         )
@@ -91,6 +93,7 @@ class Store:
                 store = cls(path, env, metas)
                 if not readonly:
                     store._room = Room(path / "data.mdb", metas, env.info()["map_size"], store._set_map_bytes)
+                    store._holes = Holes(metas.page_bytes, store._room.punch)
             except lmdb.Error as error:
                 raise translate(error, path) from error
             opened.pop_all()
@@ -100,6 +103,11 @@ class Store:
     def room(self) -> Room:
         assert self._room is not None
         return self._room
+
+    @property
+    def holes(self) -> Holes:
+        assert self._holes is not None
+        return self._holes
 
     def close(self) -> None:
         self.env.close()
@@ -119,13 +127,25 @@ class Store:
         with self._map_lock, self.env.begin() as txn:
             yield txn
 
-    def log_tree(self, txn: Any) -> LogTree:
+    def log_tree(self, txn: Any) -> Tree:
         """The log as a read transaction sees it."""
-        return LogTree(self.path, self._descriptor, self._metas.page_bytes, txn.get(_DATABASES[0]))
+        return Tree(self.path, self._descriptor, self._metas.page_bytes, txn.get(_DATABASES[0]))
 
     def _set_map_bytes(self, map_bytes: int) -> None:
         with self._map_lock:
             self.env.set_mapsize(map_bytes)
+
+    def begin_giving_back(self, txn: Any) -> bool:
+        """If much of the file is free, begin to give some of it back; on the writer thread."""
+        return self.holes.begin(self.room.file_bytes, self.used_bytes(txn))
+
+    def give_back(self, txn: Any) -> bool:
+        """Give some free pages back to the disk; on the writer thread. Returns whether to call again."""
+        newest, database = self._metas.free_pages()
+        free = Tree(self.path, self._descriptor, self._metas.page_bytes, database)
+        with self._map_lock:
+            self.holes.go_on(free, newest, self.room.file_bytes, self.used_bytes(txn))
+        return self.holes.is_under_way
 
     def used_bytes(self, txn: Any) -> int:
         """What the pages in use take. LMDB's list of the free ones is estimated: 8 bytes for each."""

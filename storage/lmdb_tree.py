@@ -1,4 +1,4 @@
-"""The blobs of the log, read from LMDB's file instead of through its map.
+"""LMDB's B-trees, read from its file instead of through its map: the log's, and that of the free pages.
 
 There are three reasons to follow the B-tree here, with `pread`, and not to leave it to the `lmdb` module:
 
@@ -19,6 +19,7 @@ LMDB 0.9's layout (`mdb.c`: MDB_page, MDB_node, MDB_db), in the machine's byte o
 
 import os
 import struct
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import takewhile
@@ -31,6 +32,7 @@ _NODE = struct.Struct("=IHH")
 _NUMBER = struct.Struct("=Q")
 _DATABASE = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, three page counts, entries, root page
 _BRANCH, _LEAF = 0x01, 0x02  # kinds of page
+_INTEGER_KEYS = 0x08  # flag of a database
 _BIG = 0x01  # flag of a node: the value has pages of its own
 _NO_PAGE = 2**64 - 1
 
@@ -38,17 +40,21 @@ Extent = tuple[int, int]
 """A part of the file: offset and size."""
 
 
-class LogTree:
-    """The log's B-tree as one read transaction sees it."""
+class Tree:
+    """One B-tree as one read transaction sees it."""
 
     def __init__(self, path: Path, descriptor: int, page_bytes: int, database: bytes | None) -> None:
-        """`database` is the record of the log in LMDB's main database; `path` is named in errors."""
+        """`database` is LMDB's own record of it (MDB_db); `path` is named in errors.
+
+        Where keys are integers (MDB_INTEGERKEY), they are taken and given as big-endian ones.
+        """
         self._path = path
         self._descriptor = descriptor
         self._page_bytes = page_bytes
         if database is None or len(database) != _DATABASE.size:
-            raise self._damaged("the log's record is not one of a database")
-        _, _, self._depth, *_, self._root = _DATABASE.unpack(database)
+            raise self._damaged("a database's record is not one")
+        _, flags, self._depth, *_, self._root = _DATABASE.unpack(database)
+        self._key_step = -1 if flags & _INTEGER_KEYS and sys.byteorder == "little" else 1
 
     def entries(self, first: bytes) -> Iterator[tuple[bytes, int, int]]:
         """The key of each row, where its value lies in the file, and its size; from `first` on, rising."""
@@ -77,7 +83,7 @@ class LogTree:
 
         def key_of(node: int) -> bytes:
             start = node + _NODE.size
-            return page[start : start + _NODE.unpack_from(page, node)[2]]
+            return page[start : start + _NODE.unpack_from(page, node)[2]][:: self._key_step]
 
         lower = _PAGE.unpack_from(page)[3]
         nodes = struct.unpack_from(f"={(lower - _PAGE.size) // 2}H", page, _PAGE.size)
@@ -93,7 +99,7 @@ class LogTree:
             offset = number * self._page_bytes + value
             if flags & _BIG:
                 offset = _NUMBER.unpack_from(page, value)[0] * self._page_bytes + _PAGE.size
-            yield page[value - key_bytes : value], offset, size
+            yield key_of(node), offset, size
 
     def _read_page(self, number: int, kind: int) -> bytes:
         page = self.read(number * self._page_bytes, self._page_bytes)

@@ -136,6 +136,17 @@ class Write:
                     self.changed = cursor.delete()
         self._store.room.touch(DROP_TOUCHES_BYTES * len(positions))
 
+    def begin_giving_back(self) -> bool:
+        """Whether there are free pages to `give_back` to the disk."""
+        if not self._store.begin_giving_back(self._txn):
+            return False
+        self.touch()  # so that what the last transaction freed can be given back by the next
+        return True
+
+    def give_back(self) -> bool:
+        """Give some free pages back to the disk. Returns whether to call again."""
+        return self._store.give_back(self._txn)
+
     def begin_checkpoint(self, group: int, epoch: int, position: Position) -> bool:
         """See that the owner may checkpoint here, and sweep.
 

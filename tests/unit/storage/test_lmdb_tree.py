@@ -11,7 +11,7 @@ import pytest
 
 from leveret.storage.engine import Corrupt
 from leveret.storage.lmdb_rows import blob_key
-from leveret.storage.lmdb_tree import LogTree
+from leveret.storage.lmdb_tree import Tree
 
 PAGE = 4096
 
@@ -41,7 +41,7 @@ class Log:
     def read(self, first: bytes = b"") -> dict[bytes, bytes]:
         descriptor = os.open(self.data, os.O_RDONLY)
         try:
-            tree = LogTree(self.data, descriptor, PAGE, self.record())
+            tree = Tree(self.data, descriptor, PAGE, self.record())
             return {key: tree.read(offset, size) for key, offset, size in tree.entries(first)}
         finally:
             os.close(descriptor)
@@ -105,5 +105,5 @@ def test_damage_is_named(log: Log, depth_of_damage: str) -> None:
 
 def test_a_record_that_is_not_one_is_refused(tmp_path: Path) -> None:
     for record in (None, b"", bytes(47)):
-        with pytest.raises(Corrupt, match="the log's record is not one of a database"):
-            LogTree(tmp_path, -1, PAGE, record)
+        with pytest.raises(Corrupt, match="a database's record is not one"):
+            Tree(tmp_path, -1, PAGE, record)
