@@ -308,7 +308,7 @@ def test_a_copy_of_a_queue_deleted_before_its_batch_can_still_be_settled(
 ) -> None:
     queue = StubQueue(4)
     (copy,) = publish(queue)
-    journal.close_lane(queue.ready, [])
+    journal.close_lane(queue.ready, RunTable())
     queue.is_deleted = True
     take()
     settle(journal, copy)
