@@ -7,7 +7,7 @@ Stop (SIGTERM, SIGINT): stop accepting -> let what is under way become durable -
 what is left -> last commit and checkpoint -> close the engine -> exit 0. A second signal ends it at once.
 
 A failed commit skips all politeness: nothing more is confirmed, the process exits non-zero, the next start
-recovers.
+recovers. So does a damaged blob that is found when it is read, but that needs a person.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ import uvloop
 
 from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
-from leveret.storage.engine import EngineError, EngineStats, LogEngine
+from leveret.storage.engine import Corrupt, EngineError, EngineStats, LogEngine
 from leveret.storage.lmdb import LmdbEngine
 from leveret.storage.memory import MemoryEngine
 
@@ -243,10 +243,12 @@ class Server:
                 await self._no_transports.wait()
 
     def _log_failed(self, error: BaseException | None) -> int:
-        log.critical("the log could not be written, stopping without confirming anything more: %s", error)
+        """Returns the exit code; raises what a restart does not mend."""
+        what = "is damaged" if isinstance(error, Corrupt) else "could not be written"
+        log.critical("the log %s, stopping without confirming anything more: %s", what, error)
         for transport in list(self._transports):
             transport.abort()
-        if error is not None and not isinstance(error, EngineError | OSError):
+        if error is not None and (isinstance(error, Corrupt) or not isinstance(error, EngineError | OSError)):
             raise error
         return EXIT_COMMIT_FAILED
 
