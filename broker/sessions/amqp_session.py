@@ -244,7 +244,8 @@ class AmqpSession:
             self._held = []
             self._host.pause_input()
             awaited.when_read(self._resume)
-        if has_published and self._connection and self._broker.alarms.is_active and not self._is_blocked:
+        is_publishing = has_published or self._protocol.is_receiving_content
+        if is_publishing and self._connection and self._broker.alarms.is_active and not self._is_blocked:
             self._block()
         self._request_flush()
 

@@ -97,7 +97,8 @@ class NativeSession:
             except Exception:
                 log.exception("%s: a frame of type %#04x failed", self._host.name, event[0])
                 self.close(HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
-        if has_published and self._broker.alarms.is_active and self._protocol.state is State.OPEN:
+        is_publishing = has_published or self._protocol.is_receiving_body
+        if is_publishing and self._broker.alarms.is_active and self._protocol.state is State.OPEN:
             self._block()
         self._host.request_flush()  # also without output: the end of the turn starts the commit
 

@@ -57,6 +57,11 @@ class Channels:
         self._contents: dict[int, _Content] = {}
         self._arguments: dict[bytes, PublishArguments] = {}
 
+    @property
+    def is_receiving_content(self) -> bool:
+        """Some channel is between the frames of a publish."""
+        return bool(self._contents)
+
     def receive(self, channel_id: int, frame_type: int, payload: bytes) -> Event | None:
         """One frame of a channel; returns what it completes."""
         state = self.states.get(channel_id)

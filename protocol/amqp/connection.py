@@ -115,6 +115,11 @@ class ServerConnection:
         return self._is_deaf
 
     @property
+    def is_receiving_content(self) -> bool:
+        """A publish has begun and not ended."""
+        return self._channels.is_receiving_content
+
+    @property
     def is_closed(self) -> bool:
         """All is said: send what is left, then close the socket."""
         return self._state is ConnectionState.CLOSED

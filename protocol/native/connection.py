@@ -67,6 +67,11 @@ class NativeConnection:
 
     # Receiving
 
+    @property
+    def is_receiving_body(self) -> bool:
+        """A frame has begun that is so large that there must be a body in it."""
+        return self._reader.awaited_bytes > FRAME_OVERHEAD_BYTES
+
     def receive_data(self, data: bytes) -> list[Event]:
         """Take received octets; returns what they mean. See the module's docstring."""
         if self.state in (State.LEAVING, State.CLOSED):

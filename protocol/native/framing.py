@@ -53,6 +53,11 @@ class FrameReader:
         self._position = 0  # in `_data`, of the next frame's length
         self._wanted = LENGTH.size  # octets from `_position` on without which there is nothing to do
 
+    @property
+    def awaited_bytes(self) -> int:
+        """The size of the frame that has begun and not ended; a few bytes where none has."""
+        return self._wanted
+
     def feed(self, data: bytes) -> None:
         """Take what was received."""
         rest = len(self._data) - self._position

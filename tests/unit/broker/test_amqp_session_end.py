@@ -2,7 +2,7 @@
 
 import pytest
 from amqp_house import House, Peer, close_of
-from amqp_peer import Answer, Content, Heartbeat, publish
+from amqp_peer import FRAME_MAX, Answer, Content, Heartbeat, publish
 
 from leveret.broker.alarms import Alarms, Limits
 from leveret.broker.sessions.amqp_session import (
@@ -264,6 +264,17 @@ class TestAlarms:
         alarmed.broker.alarms.update(memory_bytes=0, disk_free_bytes=1)
         assert peer.said() == ([(0, methods.ConnectionUnblocked())] if can else [])
         assert peer.host.holds == 0
+
+    def test_a_publish_blocks_when_it_begins(self, alarmed: House) -> None:
+        """Or bodies of any size, on any number of connections, would still be collected."""
+        peer = Peer(alarmed).connect(1)
+        frames = publish(1, bytes(2 * FRAME_MAX))
+        peer.send(frames[:FRAME_MAX])
+        assert peer.host.holds == 1
+        alarmed.broker.alarms.update(memory_bytes=0, disk_free_bytes=1)
+        assert peer.host.holds == 0
+        peer.send(frames[FRAME_MAX:])
+        assert alarmed.broker.counters.published == 1
 
     def test_a_closing_connection_is_still_read(self, alarmed: House) -> None:
         peer = Peer(alarmed).connect(1)

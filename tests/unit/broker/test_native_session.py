@@ -14,7 +14,8 @@ from leveret.broker.sessions.native_session import (
 )
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import HardError
-from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES
+from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES, FRAME_OVERHEAD_BYTES
+from leveret.protocol.native.framing import LENGTH
 from leveret.protocol.reply_codes import ReplyCode
 from leveret.storage.memory import MemoryEngine
 
@@ -435,6 +436,16 @@ class TestAlarms:
         assert publisher.host.holds == 0
         assert publisher.read() == [[F.UNBLOCKED]]
         assert consumer.read() == []
+
+    async def test_a_large_publish_blocks_when_it_begins(self, alarmed: WholeBroker) -> None:
+        """Or bodies of any size, on any number of connections, would still be collected."""
+        peer = Peer(alarmed).open()
+        peer.session.receive_data(LENGTH.pack(FRAME_OVERHEAD_BYTES - 100) + b"a list of acks, say")
+        assert peer.host.holds == 0
+        peer = Peer(alarmed).open()
+        peer.session.receive_data(LENGTH.pack(FRAME_OVERHEAD_BYTES + 1) + b"the beginning of a body")
+        assert peer.host.holds == 1
+        assert peer.read() == [[F.BLOCKED, "low on memory"]]
 
     async def test_a_blocked_peer_is_not_blamed_for_its_silence(self, alarmed: WholeBroker) -> None:
         peer = Peer(alarmed).open()
