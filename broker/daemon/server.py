@@ -7,7 +7,7 @@ Stop (SIGTERM, SIGINT): stop accepting -> let what is under way become durable -
 what is left -> last commit and checkpoint -> close the engine -> exit 0. A second signal ends it at once.
 
 A failed commit skips all politeness: nothing more is confirmed, the process exits non-zero, the next start
-recovers. So does a damaged blob that is found when it is read, but that needs a person.
+recovers. A damaged blob, found when it is read, ends it likewise; but that needs a person (exit code 2).
 """
 
 import asyncio
