@@ -57,12 +57,12 @@ class Batch:
 class Packer:
     """Fills a batch's payloads, starting a new blob at a record border when one is full."""
 
-    __slots__ = ("_batch", "_blob", "_blob_max_bytes", "_blobs", "_parts", "_pieces", "_position", "_room")
+    __slots__ = ("_batch", "_blob", "_blobs", "_parts", "_payload_max_bytes", "_pieces", "_position", "_room")
 
-    def __init__(self, batch: Batch, blobs: Blobs, blob_max_bytes: int, next_position: int) -> None:
+    def __init__(self, batch: Batch, blobs: Blobs, payload_max_bytes: int, next_position: int) -> None:
         self._batch = batch
         self._blobs = blobs
-        self._blob_max_bytes = blob_max_bytes
+        self._payload_max_bytes = payload_max_bytes
         self._position = next_position
         self._room = 0
         self._pieces: list[bytes] = []
@@ -71,7 +71,7 @@ class Packer:
 
     def add_parts(self, message: Message) -> None:
         """The body of a large message, ahead of everything else."""
-        first, size = self._position, self._blob_max_bytes - RECORD_HEADER_BYTES
+        first, size = self._position, self._payload_max_bytes - RECORD_HEADER_BYTES
         body = memoryview(message.body)
         for at in range(0, len(body), size):
             self._batch.payloads.append([records.pack_part(body[at : at + size])])
@@ -154,7 +154,7 @@ class Packer:
         self._position += 1
         self._batch.payloads.append(self._pieces)
         self._batch.blobs.append(self._blob)
-        self._room = self._blob_max_bytes
+        self._room = self._payload_max_bytes
 
 
 def find_survivors(victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]") -> list[Survivor]:

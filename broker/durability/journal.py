@@ -20,6 +20,8 @@ Invariants:
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from leveret.storage.blob import HEADER_BYTES
+
 from ..message import Message, QueuedMessage
 from ..queues.lane import Lane
 from ..queues.runs import Run, RunTable
@@ -44,7 +46,7 @@ class Journal:
         """Counts topology changes, delivery marks and transactions: replies to these wait for the commit."""
         self.pending_bytes = 0
         """About how much memory waits for a commit, for back-pressure."""
-        self._blob_max_bytes = blob_max_bytes
+        self._payload_max_bytes = blob_max_bytes - HEADER_BYTES
         self._entries: list[Message | bytes] = []
         self._large: list[Message] = []  # of the entries: those whose bodies do not fit into a blob
         self._requeued: list[QueuedMessage] = []
@@ -63,7 +65,7 @@ class Journal:
             copy.is_durable = True
         self._entries.append(message)
         size = len(message.body)
-        if size > self._blob_max_bytes // 2:
+        if size > self._payload_max_bytes // 2:
             self._large.append(message)
         self.pending_bytes += size + len(message.properties) + MESSAGE_OVERHEAD_BYTES
 
@@ -163,7 +165,7 @@ class Journal:
         `queues` gives the durable queues by id; it is called only when something is to be moved.
         """
         batch = Batch(self._confirms, self._waiting)
-        packer = Packer(batch, self.blobs, self._blob_max_bytes, next_position)
+        packer = Packer(batch, self.blobs, self._payload_max_bytes, next_position)
         for message in self._large:
             if message.durable_copies:
                 packer.add_parts(message)
