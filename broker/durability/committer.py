@@ -25,6 +25,7 @@ from .checkpointer import Checkpointer
 from .cleaner import Cleaner
 from .log import LogTail
 
+LANES_AT_ONCE = 256  # looked at before others get their turn
 PARTS_AT_ONCE = 16  # blobs of a large message in one append: 4 MiB
 
 
@@ -127,8 +128,10 @@ class Committer:
         else:
             await asyncio.sleep(0)
         batch.committed()
-        for lane in batch.lanes:
+        for number, lane in enumerate(batch.lanes, 1):
             self._broker.windows.fit(lane)
+            if number % LANES_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _walk(self, whole_checkpoint: bool) -> None:
         checkpointer = self._checkpointer

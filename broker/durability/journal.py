@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..channels.channel import Channel
     from ..queues.queue import Queue
 
-MESSAGE_OVERHEAD_BYTES = 512  # what a message takes besides its body and properties, roughly
+MESSAGE_OVERHEAD_BYTES = 1024  # what a message takes besides its body and properties, roughly
 STRETCHES_MAX = 8192  # in one PURGE record
 
 

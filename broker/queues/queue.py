@@ -22,6 +22,7 @@ Invariants:
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.protocol.amqp.field_table import FieldValue
@@ -36,7 +37,7 @@ from .dead_letter import DeathReason, dead_letter
 from .expiry import MessageExpiry, QueueExpiry
 from .lane import Lane
 from .queue_arguments import QueueSettings
-from .ready import ready_messages
+from .ready import NOTHING_READY, ReadyMessages, ready_messages
 from .runs import keep_live
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class _Death(NamedTuple):
     was_accepted: bool  # False: refused before it was in the queue, the journal never heard of it
 
 
+# What most of ten thousand queues have; replaced when there is something.
+_NO_CONSUMERS = Consumers(single_active=False)
+_NO_DEATHS: Mapping[DeathReason, int] = MappingProxyType(dict.fromkeys(DeathReason, 0))
+
+
 class HeadNotInMemory(Exception):
     """What is ready must be read from the disk first; ask again when `Queue.when_read` calls."""
 
@@ -69,6 +75,51 @@ class HeadNotInMemory(Exception):
 
 class Queue:
     """See the module's docstring."""
+
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_consumers",
+        "_delivery_limit",
+        "_drops_surplus",
+        "_dying",
+        "_dying_bytes",
+        "_journal",
+        "_marked",
+        "_max_priority",
+        "_message_expiry",
+        "_message_ttl_ms",
+        "_now_or_never",
+        "_queue_expiry",
+        "_reader",
+        "_ready",
+        "_refuses_surplus",
+        "_turn",
+        "_waiting_to_read",
+        "arguments",
+        "auto_delete",
+        "counts_deliveries",
+        "deaths_total",
+        "delivered_total",
+        "delivering",
+        "durable",
+        "enqueued_total",
+        "exclusive_owner",
+        "got_total",
+        "id",
+        "is_deleted",
+        "may_deliver",
+        "name",
+        "persists_everything",
+        "record",
+        "redelivered_total",
+        "redelivered_up_to",
+        "returned",
+        "settings",
+        "settled_total",
+        "unacked_count",
+        "vhost",
+    )
 
     def __init__(
         self,
@@ -101,7 +152,7 @@ class Queue:
         self.redelivered_total = 0  # those of them that had been delivered before
         self.got_total = 0
         self.settled_total = 0  # acked, or handed out with no_ack
-        self.deaths_total = dict.fromkeys(DeathReason, 0)  # whether there is a dead-letter exchange or not
+        self.deaths_total = _NO_DEATHS  # whether there is a dead-letter exchange or not
         # What cold copies are not asked for, and the log keeps:
         self.redelivered_up_to = 0  # copies up to this sequence may have been with a consumer
         self.returned: dict[int, int] = {}  # other copies that were: sequence -> delivery count
@@ -111,13 +162,13 @@ class Queue:
         self._journal = services.journal
         self._turn = services.turn
         self._marked = False  # whether `dispatch` will be called at the end of this turn
-        self._ready = ready_messages(self, settings.max_priority)
+        self._ready: ReadyMessages = NOTHING_READY  # until the first message comes
         self._reader = services.reader
         self._waiting_to_read: list[Callable[[], None]] = []
-        self._consumers = Consumers(single_active=settings.single_active_consumer)
-        self._message_expiry = MessageExpiry(services, self._mark)
+        self._consumers = _NO_CONSUMERS  # until the first one comes
+        self._message_expiry: MessageExpiry | None = None  # until something is to expire
         self._now_or_never: list[QueuedMessage] = []  # TTL 0: they expire unless this turn delivers them
-        self._dying: deque[_Death] = deque()
+        self._dying: deque[_Death] | None = None  # until something dies
         self._dying_bytes = 0  # of their bodies
         self._max_priority = settings.max_priority
         self._message_ttl_ms = settings.message_ttl_ms
@@ -178,7 +229,13 @@ class Queue:
 
     def lane(self, priority: int) -> Lane:
         """The lane that copies of this priority come into."""
-        return self._ready.lane(priority)
+        return self._storage().lane(priority)
+
+    def _storage(self) -> ReadyMessages:
+        """Where ready messages lie, made for the first one."""
+        if self._ready is NOTHING_READY:
+            self._ready = ready_messages(self, self._max_priority)
+        return self._ready
 
     # Messages come
 
@@ -195,7 +252,7 @@ class Queue:
             copy.priority = self.priority_of(message.facts)
         if self._message_ttl_ms is not None or message.facts.expiration is not None:
             self._set_expiry(copy)
-        self._ready.add(copy)
+        self._storage().add(copy)
         self.enqueued_total += 1
         if not self._marked:
             self._mark()
@@ -220,7 +277,7 @@ class Queue:
         copy.redelivered = delivery_count is not None or sequence <= self.redelivered_up_to
         copy.delivery_count = delivery_count or 0
         if copy.expires_at is not None:
-            self._message_expiry.add(copy)
+            self._expiry().add(copy)
         return copy
 
     def recovered(self) -> None:
@@ -242,9 +299,15 @@ class Queue:
         assert ttl_ms is not None
         copy.expires_at = copy.message.published_at + ttl_ms
         if ttl_ms:
-            self._message_expiry.add(copy)
+            self._expiry().add(copy)
         else:
             self._now_or_never.append(copy)
+
+    def _expiry(self) -> MessageExpiry:
+        """What is to expire, made for the first one."""
+        if self._message_expiry is None:
+            self._message_expiry = MessageExpiry(self.vhost.services, self._mark)
+        return self._message_expiry
 
     def _has_room(self, message: Message) -> bool:
         body_bytes = len(message.body)
@@ -343,12 +406,12 @@ class Queue:
 
     def note_cold_expiry(self, expires_at: int, lane: Lane, first: int) -> None:
         """A copy of a cold run expires then."""
-        self._message_expiry.add_cold(expires_at, lane, first)
+        self._expiry().add_cold(expires_at, lane, first)
 
     @property
     def is_burying(self) -> bool:
         """Whether so many copies are dying that others had better wait on the disk."""
-        return len(self._dying) > BURYING_AT or self._dying_bytes > BURYING_AT_BYTES
+        return len(self._dying or ()) > BURYING_AT or self._dying_bytes > BURYING_AT_BYTES
 
     def _mark(self) -> None:
         self._marked = True
@@ -425,18 +488,25 @@ class Queue:
     def _condemn(self, copy: QueuedMessage, reason: DeathReason, *, was_accepted: bool = True) -> None:
         """Its end is certain; `dispatch` carries it out."""
         copy.state = _GONE
+        if self._dying is None:
+            self._dying = deque()
         self._dying.append(_Death(copy, reason, was_accepted))
         self._dying_bytes += len(copy.message.body)
         if not self._marked:
             self._mark()
 
     def _bury(self, count_max: int) -> None:
+        dying = self._dying
+        if dying is None:
+            return
         was_burying = self.is_burying
-        for _ in range(min(count_max, len(self._dying))):
-            death = self._dying.popleft()
+        for _ in range(min(count_max, len(dying))):
+            death = dying.popleft()
             self._dying_bytes -= len(death.copy.message.body)
             self._end(death)
-        if self._dying and not self._marked:
+        if not dying:
+            self._dying = None
+        elif not self._marked:
             self._mark()
         if was_burying and not self.is_burying:
             for lane in self._ready.lanes:
@@ -444,7 +514,7 @@ class Queue:
 
     def _end(self, death: _Death) -> None:
         """The new message is in the journal before the old copy is settled: a crash cannot lose both."""
-        self.deaths_total[death.reason] += 1
+        self.deaths_total = {**self.deaths_total, death.reason: self.deaths_total[death.reason] + 1}
         dead_letter(death.copy, death.reason)
         if death.was_accepted:
             self._journal.settle(death.copy)
@@ -463,6 +533,8 @@ class Queue:
             consumer.exclusive and (len(self._consumers) or settings.single_active_consumer)
         ):
             raise SoftError(ReplyCode.ACCESS_REFUSED, f"{self} in exclusive use")
+        if self._consumers is _NO_CONSUMERS:
+            self._consumers = Consumers(single_active=settings.single_active_consumer)
         self._consumers.add(consumer)
         self.touch()
         self._mark()
@@ -496,9 +568,10 @@ class Queue:
         if self.is_deleted:
             return 0
         message_count = self.message_count
-        self._bury(len(self._dying))
+        self._bury(len(self._dying or ()))
         self.is_deleted = True
-        self._message_expiry.close()
+        if self._message_expiry is not None:
+            self._message_expiry.close()
         if self._queue_expiry is not None:
             self._queue_expiry.close()
         for emptied in self._ready.drain():

@@ -53,6 +53,43 @@ class ReadyMessages(Protocol):
         """What is ready in memory, in order."""
 
 
+class NothingReady:
+    """What all queues have that never had a message: tens of thousands may be declared and hardly used."""
+
+    __slots__ = ()
+
+    count = 0
+    body_bytes = 0
+    lanes: Iterable[Lane] = ()
+
+    def lane(self, priority: int) -> Lane:
+        raise AssertionError("the queue makes its own before it asks for a lane")
+
+    def add(self, copy: QueuedMessage) -> None:
+        raise AssertionError("the queue makes its own before it adds anything")
+
+    def pop(self) -> None:
+        """There is nothing."""
+
+    def read_ahead(self) -> None:
+        """There is nothing."""
+
+    def forget(self, copy: QueuedMessage) -> None:
+        raise AssertionError("no copy was ever in here")
+
+    def drain(self) -> list[Emptied]:
+        return []
+
+    def recount(self) -> None:
+        """There is nothing."""
+
+    def __iter__(self) -> Iterator[QueuedMessage]:
+        return iter(())
+
+
+NOTHING_READY = NothingReady()
+
+
 def ready_messages(queue: "Queue", max_priority: int | None) -> ReadyMessages:
     """An empty collection for a queue with this `x-max-priority` (None: a queue without priorities)."""
     return FifoMessages(queue, 0) if max_priority is None else PriorityMessages(queue)

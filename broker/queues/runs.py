@@ -316,7 +316,8 @@ class RunTable:
     def columns(self) -> tuple[bytes, bytes, bytes, bytes]:
         """First, last, position (u64 each) and live (u32), little-endian."""
         columns = (self._firsts, self._lasts, self._positions, self._lives)
-        return tuple(little_endian(column[self._head :]) for column in columns)  # type: ignore[return-value]
+        first, last, position, live = (little_endian(column[self._head :]) for column in columns)
+        return first, last, position, live
 
     @classmethod
     def from_columns(

@@ -60,6 +60,8 @@ CAPABILITIES = (
     "direct_reply_to",
 )
 
+CHANGES_MAX = 200  # durable ones in one hold: 10 ms of the loop's time
+
 
 class AmqpSession:
     """See the module's docstring. A `Session` of the transport."""
@@ -86,6 +88,7 @@ class AmqpSession:
         self._events: Iterator[Event] = iter(())
         # Output that waits for the commit, with its channel; input is paused until then.
         self._held: list[tuple[int, list[bytes]]] | None = None
+        self._held_from = 0  # the journal's count of changes when that began
         self._is_processing = False
         self._is_blocked = False  # by an alarm, for having published: nothing is read
         self._socket_is_writable = True
@@ -210,8 +213,8 @@ class AmqpSession:
         self._is_processing = True
         for event in self._events:
             kind = event[0]
-            if self._held is not None and kind == METHOD and type(event[2]) is methods.BasicConsume:
-                self._events = chain((event,), self._events)  # or deliveries would overtake its reply
+            if self._held is not None and kind == METHOD and self._must_wait(event[1], event[2]):
+                self._events = chain(self._once_more(event), self._events)
                 break
             already_out = len(out)
             try:
@@ -226,7 +229,7 @@ class AmqpSession:
                     channels = self._domain_channels
             except HeadNotInMemory as wait:
                 awaited = wait.queue
-                self._events = chain((event,), self._events)
+                self._events = chain(self._once_more(event), self._events)
                 break
             except AmqpError as error:
                 self._fail(event, error)
@@ -249,6 +252,18 @@ class AmqpSession:
             self._block()
         self._request_flush()
 
+    def _must_wait(self, number: int, method: Method) -> bool:
+        """Whether a method of an open channel must not be carried out during the hold that there is."""
+        if number not in self._channels:
+            return False
+        # Deliveries would overtake the reply to a consume; and others want their turn, too.
+        return type(method) is methods.BasicConsume or self._journal.changes - self._held_from > CHANGES_MAX
+
+    def _once_more(self, event: Event) -> Iterator[Event]:
+        """An event of a channel, unless the channel is closed by then."""
+        if event[1] in self._channels:
+            yield event
+
     def _handle(self, event: Event) -> None:
         """Everything but publishes and acks; a durable change begins a hold."""
         changes = self._journal.changes
@@ -267,6 +282,7 @@ class AmqpSession:
             raise event[-1]
         if self._journal.changes != changes and self._held is None:
             self._held = []
+            self._held_from = changes
 
     def _execute(self, number: int, method: Method) -> None:
         assert self._connection is not None

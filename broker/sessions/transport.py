@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 WRITE_HIGH_BYTES = 1 << 20  # above it the peer counts as slow: its consumers get nothing until it has read
 FAIR_READ_BYTES = 64 << 10  # in one piece: the peer has its turn, now the others
 UNREAD_HIGH_BYTES = 16 << 20  # above it the peer may ask nothing more until it has read its answers
-UNCOMMITTED_HIGH_BYTES = 16 << 20  # above it nobody may publish more until the disk has caught up
+# Above it nobody may publish more until the disk has caught up: as much as can be packed in some 15 ms.
+UNCOMMITTED_HIGH_BYTES = 4 << 20
 
 
 class Transport(asyncio.Protocol):

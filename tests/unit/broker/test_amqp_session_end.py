@@ -77,6 +77,17 @@ class TestHold:
         assert peer.said() == []
         assert peer.ask(2, methods.BasicQos()) == [(2, methods.BasicQosOk())]
 
+    def test_very_many_changes_at_once_let_others_have_their_turn(self, peer: Peer) -> None:
+        declares = [methods.QueueDeclare(queue=f"d{number}", durable=True) for number in range(1000)]
+        frames = b"".join(method_frame(1, declare) for declare in declares)
+        assert peer.send(frames + method_frame(3, methods.ChannelOpen())) == []
+        assert len(peer.house.broker.vhosts["/"].queues) < 500
+        answers = []
+        while peer.host.holds:
+            peer.house.commit()
+            answers += [type(answer) for _, answer in peer.said()]
+        assert answers == [methods.QueueDeclareOk] * 1000 + [methods.ChannelOpenOk]
+
     def test_a_refusal_behind_a_change_follows_its_reply(self, peer: Peer) -> None:
         assert peer.ask(1, self.DURABLE, methods.QueueDeclare(queue="nowhere", passive=True)) == []
         peer.house.commit()

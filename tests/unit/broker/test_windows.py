@@ -18,8 +18,7 @@ class Filler:
         self._position = 0
 
     def lane(self, name: str = "q") -> Lane:
-        (lane,) = self._house.queue(name).lanes
-        return lane
+        return self._house.queue(name).lane(0)
 
     def fill(self, lane: Lane, *sizes: int) -> None:
         for size in sizes:
