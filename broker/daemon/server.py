@@ -267,7 +267,7 @@ class Server:
             transport.tick(now_s)
         for connection in list(broker.connections):
             connection.take_back_overdue(now_s)
-        broker.windows.weigh_all()
+        broker.windows.weigh_some()
         closed = broker.counters.connections_closed
         if closed - self._closed_at_collection >= GC_AFTER_CONNECTIONS:
             self._closed_at_collection = closed

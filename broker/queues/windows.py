@@ -1,12 +1,15 @@
 """How much memory the lanes' windows take together, and when a lane must let go of what lies behind its own.
 
 One per broker. The committer calls `fit` for the lanes that got something, the reader for those in which it
-looked for what has expired, and `weigh` for those it filled; the server calls `weigh_all` every now and then:
-what consumers took in between shows then, and what was stuck gets another try.
+looked for what has expired, and `weigh` for those it filled; the server calls `weigh_some` every now and
+then: what consumers took in between shows then, and what was stuck gets another try.
 """
+
+from itertools import islice
 
 from .lane import LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
 
+LOOK_MAX = 1000  # lanes at a time
 WINDOWS_BYTES = 32 * 1024 * 1024  # of all lanes together, before each must be content with very little
 TIGHT_READ_COPIES = 16  # what a lane gets back at a time then
 
@@ -62,10 +65,13 @@ class Windows:
                 del self._stuck[lane]
         return weight
 
-    def weigh_all(self) -> None:
-        """Look at all lanes anew."""
-        for lane in list(self._weights):
+    def weigh_some(self) -> None:
+        """Look anew at those lanes for which it is the longest ago."""
+        for lane in list(islice(self._weights, LOOK_MAX)):
+            weight = self._weights.pop(lane)
+            self._weights[lane] = weight  # it is the last one now
             self.weigh(lane)
-        for lane, stuck in list(self._stuck.items()):
+        for lane, stuck in list(islice(self._stuck.items(), LOOK_MAX)):
+            del self._stuck[lane]
             self._stuck[lane] = stuck * 3 // 4
             self.fit(lane)

@@ -90,7 +90,7 @@ def test_what_consumers_took_shows_at_the_next_look(filler: Filler) -> None:
     copy = taken.pop()
     assert copy is not None
     copy.state = CopyState.UNACKED
-    windows.weigh_all()
+    windows.weigh_some()
     assert not windows.is_tight
     assert windows.total == kept.bytes_in_memory
 
@@ -100,7 +100,7 @@ def test_a_closed_lane_weighs_nothing(filler: Filler) -> None:
     filler.fill(lane, 10)
     windows.weigh(lane)
     lane.is_closed = True
-    windows.weigh_all()
+    windows.weigh_some()
     assert windows.total == 0
     windows.fit(lane)
     assert windows.total == 0
@@ -111,7 +111,7 @@ def test_a_lane_is_counted_once(filler: Filler) -> None:
     for size in (10, 20, 30):
         filler.fill(lane, size)
         windows.weigh(lane)
-        windows.weigh_all()
+        windows.weigh_some()
     assert windows.total == lane.bytes_in_memory == 60 + 3 * COPY_BYTES
 
 
@@ -144,7 +144,7 @@ def test_what_is_stuck_gets_another_try_every_now_and_then(filler: Filler) -> No
     for copy, run in runs.items():
         copy.run = run
     for _ in range(5):
-        windows.weigh_all()
+        windows.weigh_some()
     assert lane.count_in_memory == 0
 
 
@@ -156,7 +156,7 @@ def test_what_was_stuck_and_has_gone_counts_no_more(filler: Filler) -> None:
     windows.fit(lane)
     while lane.pop() is not None:
         pass
-    windows.weigh_all()
+    windows.weigh_some()
     filler.fill(lane, 10)
     windows.fit(lane)
     assert lane.count_in_memory == 0
