@@ -26,7 +26,7 @@ from .session import SessionHost, SessionSettings, name_given
 log = logging.getLogger(__name__)
 
 TURN_OUTPUT_MAX_BYTES = 1 << 20  # of deliveries in one turn; the rest waits until these are written
-HELD_REPLIES_MAX = 1024  # waiting for the disk; a client that asks for more has to wait, too
+HELD_REPLIES_MAX = 1024  # waiting for the disk, written or read; a client that asks for more has to wait, too
 CLOSE_TIMEOUT_S = 10.0  # how long CLOSED is waited for
 
 _OPERATIONS: dict[int, Callable[..., Sequence[Any] | None]] = {
@@ -274,28 +274,35 @@ class NativeSession:
     def _execute(self, type_: int, request: int, number: int, *fields: Any) -> None:
         channel = self._channels.get(number)
         if channel is None:  # it failed by an event before this one of the same data
-            text = f"channel {number} is not open"
-            self._protocol.answer_error(request, ReplyCode.CHANNEL_ERROR, text, type_)
+            self._answer_not_open(request, number, type_)
             return
         changes = self._journal.changes
         self._must_hold = False
         try:
             values = _OPERATIONS[type_](channel, *fields) or ()
         except HeadNotInMemory as wait:
-            wait.queue.when_read(partial(self._execute_again, type_, request, number, *fields))
+            again = partial(self._execute_again, channel, type_, request, number, *fields)
+            self._hold(again, wait.queue.when_read)
         except AmqpError as error:
             self._answer_error(channel, request, error, type_)
         else:
             if request and (self._must_hold or self._journal.changes != changes):
-                self._hold(partial(self._protocol.answer, request, *values))
+                self._hold(partial(self._protocol.answer, request, *values), self._journal.when_durable)
             else:
                 self._protocol.answer(request, *values)
 
-    def _execute_again(self, type_: int, request: int, number: int, *fields: Any) -> None:
+    def _execute_again(
+        self, channel: NativeChannel, type_: int, request: int, number: int, *fields: Any
+    ) -> None:
         """What an operation had to wait for is there."""
-        if not self._is_lost and self._protocol.state is State.OPEN:
+        if self._channels.get(number) is channel:
             self._execute(type_, request, number, *fields)
-            self._host.request_flush()
+        else:  # it was closed meanwhile; there may be another one with its number
+            self._answer_not_open(request, number, type_)
+
+    def _answer_not_open(self, request: int, number: int, operation: int) -> None:
+        text = f"channel {number} is not open"
+        self._protocol.answer_error(request, ReplyCode.CHANNEL_ERROR, text, operation)
 
     def _answer_error(self, channel: NativeChannel, request: int, error: AmqpError, operation: int) -> None:
         if request:
@@ -306,18 +313,25 @@ class NativeSession:
 
     # Replies that wait for the disk
 
-    def _hold(self, answer: Callable[[], None]) -> None:
+    def _hold(
+        self, answer: Callable[[], None], call_when_ready: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._held_replies += 1
         if self._held_replies >= HELD_REPLIES_MAX and not self._input_is_paused:
             self._input_is_paused = True
             self._host.pause_input()
-        self._journal.when_durable(partial(self._let_go, answer))
+        call_when_ready(partial(self._let_go, answer))
 
     def _let_go(self, answer: Callable[[], None]) -> None:
         self._held_replies -= 1
         if self._input_is_paused and self._held_replies < HELD_REPLIES_MAX // 2:
             self._input_is_paused = False
             self._host.resume_input()
-        if not self._is_lost and self._protocol.state is State.OPEN:
+        if self._is_lost or self._protocol.state is not State.OPEN:
+            return
+        try:
             answer()
-            self._host.request_flush()
+        except Exception:  # a bug, but of this connection: others wait for the same
+            log.exception("%s: an answer that had waited failed", self._host.name)
+            self.close(HardError(ReplyCode.INTERNAL_ERROR, "see the broker's log"))
+        self._host.request_flush()

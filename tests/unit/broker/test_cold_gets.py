@@ -10,6 +10,7 @@ from amqp_peer import Answer, Content, publish
 from cold_messages import let_go, queue_of
 from whole_broker import WholeBroker
 
+from leveret.broker.sessions.native_session import HELD_REPLIES_MAX
 from leveret.protocol.amqp import methods
 from leveret.protocol.errors import SoftError
 from leveret.protocol.native.layouts import FrameType as F
@@ -187,6 +188,40 @@ class TestNative:
         (reply,) = peer.read()
         assert reply[0] == F.ERROR
         assert queue_of(broker, "q").message_count == 2
+
+    async def test_a_new_channel_with_the_number_of_a_closed_one_does_not_get_its_message(
+        self, broker: WholeBroker, peer: native_house.Peer
+    ) -> None:
+        assert await self.get(peer) == []
+        peer.request(F.CHANNEL_CLOSE)
+        peer.open()
+        await broker.read()
+        (reply,) = peer.read()
+        assert reply[0] == F.ERROR
+        assert queue_of(broker, "q").message_count == 2
+
+    async def test_a_client_that_asks_for_very_much_has_to_wait(
+        self, broker: WholeBroker, peer: native_house.Peer
+    ) -> None:
+        for number in range(HELD_REPLIES_MAX):
+            peer.protocol.send(F.GET, number + 10, 1, "q", True)
+        assert peer.exchange() == []
+        assert peer.host.holds == 1
+        await broker.read()
+        assert len(peer.read()) == HELD_REPLIES_MAX
+        assert peer.host.holds == 0
+
+    async def test_an_answer_that_cannot_be_made_is_the_end_of_this_connection_only(
+        self, broker: WholeBroker, peer: native_house.Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert await self.get(peer) == []
+        other = native_house.Peer(broker).open()
+        assert await self.get(other) == []
+        monkeypatch.setattr(peer.session, "_execute", None)
+        await broker.read()
+        assert [event[0] for event in peer.read()] == [F.CLOSE]
+        (reply,) = other.read()
+        assert reply[0] == F.REPLY
 
     async def test_a_lost_connection_is_not_answered(
         self, broker: WholeBroker, peer: native_house.Peer
