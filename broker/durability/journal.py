@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from leveret.storage.blob import HEADER_BYTES
 
-from ..message import Message, QueuedMessage
+from ..message import CopyState, Message, QueuedMessage
 from ..queues.lane import Lane
 from ..queues.runs import Run, RunTable
 from . import records
@@ -193,10 +193,14 @@ class Journal:
     def _pack_requeued(self, packer: Packer) -> None:
         by_queue: dict[Queue, dict[int, int]] = {}
         for copy in self._requeued:
-            if copy.run is not None and not copy.queue.is_deleted:
-                by_queue.setdefault(copy.queue, {})[copy.message.sequence] = copy.delivery_count
+            queue, sequence = copy.queue, copy.message.sequence
+            if copy.run is not None and not queue.is_deleted:
+                by_queue.setdefault(queue, {})[sequence] = copy.delivery_count
+                if (
+                    copy.state is not CopyState.GONE
+                ):  # else it has ended since, or its lane told when it let go of it
+                    queue.returned[sequence] = copy.delivery_count
         for queue, copies in by_queue.items():
-            queue.returned |= copies
             packer.add(records.pack_requeue(queue.id, list(copies.items())))
 
     def _pack_settled(self, packer: Packer) -> None:

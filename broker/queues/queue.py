@@ -465,7 +465,9 @@ class Queue:
             self._settle_all(emptied.copies)
             if len(emptied.cold):
                 self._journal.purge(emptied.lane, emptied.cold)
-        if self.returned:
+        if not self.unacked_count and not self._dying:
+            self.returned.clear()
+        elif self.returned:
             keep_live(self.returned, [table for lane in self.lanes for table in lane.tables()])
         self.was_read()  # whoever waits finds that nothing is left
         return message_count

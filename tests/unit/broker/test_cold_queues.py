@@ -175,6 +175,41 @@ async def test_a_purge_forgets_what_came_back_once(broker: WholeBroker, engine: 
     assert queue_of(await restarted(engine), "q").returned == {}
 
 
+async def test_a_purge_forgets_what_came_back_to_any_priority(broker: WholeBroker) -> None:
+    """Sequences of one priority lie between those of the other."""
+    client = broker.client()
+    client.declare("q", x_max_priority=1)
+    for _ in range(3):
+        for priority in (0, 1):
+            client.publish("q", b"body", properties=properties(priority=priority))
+    await broker.commit()
+    for _ in range(6):
+        client.get("q")
+    client.channel.nack(0, multiple=True, requeue=True)
+    await broker.commit()
+    queue = queue_of(broker, "q")
+    next(iter(queue.lanes)).let_go(0)
+    assert (cold_count(broker, "q"), len(queue.returned)) == (3, 6)
+    client.channel.queue_purge("q")
+    await broker.commit()
+    assert queue.returned == {}
+
+
+async def test_a_purge_forgets_what_has_only_just_come_back(broker: WholeBroker) -> None:
+    client = broker.client()
+    client.declare("q")
+    client.publish("q", b"body")
+    await broker.commit()
+    client.get("q")
+    await broker.commit()
+    client.channel.nack(0, multiple=True, requeue=True)
+    let_go(broker)
+    assert cold_count(broker, "q") == 1
+    client.channel.queue_purge("q")
+    await broker.commit()
+    assert queue_of(broker, "q").returned == {}
+
+
 async def test_a_deleted_queue_takes_them_along(
     broker: WholeBroker, chill: Chill, engine: MemoryEngine
 ) -> None:
