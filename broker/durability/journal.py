@@ -196,9 +196,7 @@ class Journal:
             queue, sequence = copy.queue, copy.message.sequence
             if copy.run is not None and not queue.is_deleted:
                 by_queue.setdefault(queue, {})[sequence] = copy.delivery_count
-                if (
-                    copy.state is not CopyState.GONE
-                ):  # else it has ended since, or its lane told when it let go of it
+                if copy.state is not CopyState.GONE:  # else it has ended, or its lane has said so, letting go
                     queue.returned[sequence] = copy.delivery_count
         for queue, copies in by_queue.items():
             packer.add(records.pack_requeue(queue.id, list(copies.items())))
