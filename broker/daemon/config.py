@@ -108,7 +108,7 @@ class Config:
         metadata=_about("Most channels on one connection.", minimum=1, maximum=0xFFFF),
     )
     message_size_max_bytes: int = field(
-        default=128 * MIB,
+        default=16 * MIB,
         metadata=_about("Largest message body.", minimum=1, maximum=512 * MIB),
     )
     connections_max: int = field(

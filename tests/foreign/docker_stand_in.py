@@ -16,6 +16,9 @@ from daemon import Daemon
 
 CLOSED_PORT = 9  # where 5671 (TLS) is mapped to: nobody listens there
 
+# Of the broker: aio-pika's suite publishes more than the 16 MiB that are the default in RabbitMQ 4 and here.
+OPTIONS = ("--message-size-max", str(128 * 1024 * 1024))
+
 
 class DockerStandIn:
     """A context manager. `address` is what belongs behind tcp:// in DOCKER_HOST."""
@@ -49,7 +52,7 @@ class DockerStandIn:
                 return {}
             case ["POST", "containers", "create"]:
                 name = f"broker{len(self.daemons)}"
-                self.daemons[name] = Daemon(Path(self.directory.name) / name)
+                self.daemons[name] = Daemon(Path(self.directory.name) / name, *OPTIONS)
                 return {"Id": name}
             case ["GET", "containers", name, "json"]:
                 return {"NetworkSettings": {"Ports": self._ports(self.daemons[name])}}

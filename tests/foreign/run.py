@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
 from daemon import Daemon  # noqa: E402  # tests/support is not a package
-from docker_stand_in import DockerStandIn  # noqa: E402
+from docker_stand_in import OPTIONS, DockerStandIn  # noqa: E402
 from fetching import CACHE, Unavailable, fetch_source, make_venv  # noqa: E402
 from suites import SUITES, Suite  # noqa: E402
 
@@ -79,7 +79,7 @@ def run(suite: Suite, url: str | None, *, quick: bool) -> Result:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leveret-foreign-")))
         if url is None:
-            port = stack.enter_context(Daemon(scratch / "data")).port
+            port = stack.enter_context(Daemon(scratch / "data", *OPTIONS)).port
             docker = stack.enter_context(DockerStandIn())
         else:
             port = urlsplit(url).port or 5672

@@ -27,7 +27,7 @@ def test_without_any_source_everything_is_the_default() -> None:
 def test_defaults_are_those_of_the_reference() -> None:
     config = Config()
     assert (config.channel_max, config.frame_max_bytes, config.heartbeat_s) == (2047, 131072, 60)
-    assert config.message_size_max_bytes == 128 * 1024 * 1024
+    assert config.message_size_max_bytes == 16 * 1024 * 1024, "as in RabbitMQ 4"
     assert config.loopback_users == ("guest",)
 
 
