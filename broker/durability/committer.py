@@ -26,6 +26,7 @@ from .cleaner import Cleaner
 from .log import LogTail
 
 LANES_AT_ONCE = 256  # looked at before others get their turn
+WORTH_RECLAIMING_BYTES = 1024 * 1024  # of dead blobs, while the disk is low
 PARTS_AT_ONCE = 16  # blobs of a large message in one append: 4 MiB
 
 
@@ -52,7 +53,7 @@ class Committer:
 
     def kick(self) -> None:
         """The end of a turn: there may be something to commit."""
-        if self._journal.has_pending:
+        if self._journal.has_pending or self._must_make_room:
             self._wakeup.set()
 
     async def run(self) -> None:
@@ -61,7 +62,7 @@ class Committer:
             await self._wakeup.wait()
             self._wakeup.clear()
             self._keep_up()
-            while self._journal.has_pending or self._checkpointer.is_walking:
+            while self._journal.has_pending or self._checkpointer.is_walking or self._must_make_room:
                 await self.commit()
                 self._keep_up()
         if self._upkeep is not None:
@@ -136,11 +137,21 @@ class Committer:
     def _walk(self, whole_checkpoint: bool) -> None:
         checkpointer = self._checkpointer
         if not (checkpointer.is_walking or checkpointer.is_complete) and (
-            checkpointer.is_due or whole_checkpoint
+            checkpointer.is_due or whole_checkpoint or self._must_make_room
         ):
             checkpointer.begin()
         if checkpointer.is_walking:
             checkpointer.go_on(to_the_end=whole_checkpoint)
+
+    @property
+    def _must_make_room(self) -> bool:
+        """The disk is low, and there is something to reclaim: publishers wait for it."""
+        if self._upkeep is not None:
+            return False
+        blobs = self._journal.blobs
+        return self._broker.alarms.disk_is_low and (
+            blobs.dead_size >= WORTH_RECLAIMING_BYTES or (self._cleaner.is_needed and bool(blobs.sparse))
+        )
 
     def _durable_queues(self) -> dict[int, Queue]:
         return {
