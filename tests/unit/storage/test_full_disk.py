@@ -1,12 +1,12 @@
 """A file system of 256 MiB that is really full, as ext4 is when others use it, too."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from log_owner import LogOwner, read_all
+from loop_disk import loop_disk
 
 from leveret.storage.check import check_directory
 from leveret.storage.engine import EngineError, Full, LogEngine, Position
@@ -22,17 +22,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """The root of the file system."""
-    image, root = tmp_path / "image", tmp_path / "root"
-    root.mkdir()
-    with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    for command in (["mkfs.ext4", "-q", "-F", image], ["mount", "-o", "loop", image, root]):
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"a file system of its own cannot be had here, so NOTHING IS TESTED: {error}")
-    yield root
-    subprocess.run(["umount", root], check=True)
+    with loop_disk(tmp_path, DISK_BYTES) as root:
+        yield root
 
 
 def leave_nothing(disk: Path) -> None:
