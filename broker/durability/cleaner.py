@@ -30,6 +30,11 @@ class Cleaner:
         self._group = group
         self._journal = journal
         self._commit = commit
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Leave it to the next start: nobody should have to wait for the end of this."""
+        self._is_stopping = True
 
     @property
     def is_needed(self) -> bool:
@@ -45,7 +50,7 @@ class Cleaner:
         on_disk = [blob for blob in blobs.sparse if blob.position < blobs.under_way_from]
         victims = sorted(on_disk, key=lambda blob: blob.live_size)
         for at in range(0, len(victims), AT_ONCE):
-            if not self.is_needed:
+            if self._is_stopping or not self.is_needed:
                 return
             await self._move(victims[at : at + AT_ONCE])
 

@@ -91,6 +91,7 @@ class Committer:
     def stop(self) -> None:
         """Let `run` end after the commit that is under way."""
         self._closing = True
+        self._cleaner.stop()
         self._wakeup.set()
 
     async def finish(self) -> None:

@@ -88,6 +88,20 @@ async def test_what_is_left_moves_and_the_blob_goes_with_the_next_checkpoint(
     assert await bodies(broker, client, "q") == [b"1", b"2"]
 
 
+async def test_a_broker_that_is_told_to_stop_leaves_it_to_the_next_start(
+    engine: WatchedEngine, broker: WholeBroker, client: Client
+) -> None:
+    """There may be gigabytes of it."""
+    await sparse_blob(broker, client, b"1", b"2")
+    assert broker._committer is not None
+    broker._committer.stop()
+    await broker._committer.finish()
+    assert await moved(engine) == 0
+    after = await restarted(engine)
+    await upkeep(after)
+    assert await moved(engine) == 2
+
+
 async def histories(engine: WatchedEngine) -> list[tuple[bytes, bool, int]]:
     """After a restart: body, redelivered and delivery count of all in `q`, in order."""
     after = await restarted(engine, read_back=True)
