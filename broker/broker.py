@@ -1,5 +1,5 @@
-"""The broker: the root of the domain. It owns the vhosts, the journal, the reader and the turn; the server
-owns it.
+"""The broker: the root of the domain. It owns the vhosts, the journal, the reader, the spiller and the turn;
+the server owns it.
 
 Everything below it is plain synchronous code on one thread; nothing here awaits.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
+from leveret.storage.spill import Spill
 
 from .alarms import NO_LIMITS, Alarms, Limits
 from .auth import User
@@ -20,6 +21,7 @@ from .connection import Connection
 from .counters import Counters, Latest
 from .durability.journal import Journal
 from .durability.reader import Reader
+from .durability.spiller import Spiller
 from .queues.windows import Windows
 from .services import Services, TimersLike
 from .turn import Turn
@@ -44,6 +46,7 @@ class Broker:
         clock: Clock,
         timers: TimersLike,
         journal: Journal,
+        spill: Spill,
         schedule: Callable[[Callable[[], None]], object],
         kick_committer: Callable[[], None],
         limits: Limits = NO_LIMITS,
@@ -64,13 +67,15 @@ class Broker:
         self.last_sequence = 0  # of the newest message
         self.last_queue_id = 0
         self.windows = Windows() if windows is None else windows
-        self.reader = Reader(journal, self.windows, self.counters)
+        self.spiller = Spiller(spill, self.windows, self.alarms)
+        self.reader = Reader(journal, self.spiller.blobs, self.windows, self.counters)
         self.services = Services(
             clock=clock,
             journal=journal,
             turn=self.turn,
             timers=timers,
             reader=self.reader,
+            spiller=self.spiller,
             next_sequence=self._next_sequence,
             next_queue_id=self._next_queue_id,
             random_name=_random_name,

@@ -52,6 +52,13 @@ class ReaderLike(Protocol):
         """Read what the lane's `wanted_rows` says, soon; then call its queue's `was_read`."""
 
 
+class SpillerLike(Protocol):
+    """What keeps long backlogs of transient messages out of memory."""
+
+    def look_at(self, lane: "Lane") -> None:
+        """The lane has grown by copies that are in memory only, or were given back."""
+
+
 class Timer(Protocol):
     """A pending call."""
 
@@ -74,6 +81,7 @@ class Services:
     turn: TurnLike
     timers: TimersLike
     reader: ReaderLike
+    spiller: SpillerLike
     next_sequence: Callable[[], int]
     """A new message sequence number."""
     next_queue_id: Callable[[], int]

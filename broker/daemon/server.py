@@ -27,6 +27,7 @@ from leveret.protocol.reply_codes import ReplyCode
 from leveret.storage.engine import Corrupt, EngineError, EngineStats, LogEngine
 from leveret.storage.lmdb import LmdbEngine
 from leveret.storage.memory import MemoryEngine
+from leveret.storage.spill import FileSpill, Spill
 
 from ..auth import Authenticator, User, hash_password
 from ..broker import Broker
@@ -63,7 +64,7 @@ def serve(config: Config) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(GC_YOUNG, GC_NEVER, GC_NEVER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(config, _make_engine(config)).run())
+        return runner.run(Server(config, _make_engine(config), _make_spill(config)).run())
 
 
 def _make_engine(config: Config) -> LogEngine:
@@ -72,12 +73,17 @@ def _make_engine(config: Config) -> LogEngine:
     return LmdbEngine(config.data_dir, sync_delay_ms=config.sync_delay_ms)
 
 
+def _make_spill(config: Config) -> Spill:
+    return FileSpill(None if config.engine == "memory" else config.data_dir / "spill")
+
+
 class Server:
     """One per process; `run` is its life."""
 
-    def __init__(self, config: Config, engine: LogEngine) -> None:
+    def __init__(self, config: Config, engine: LogEngine, spill: Spill) -> None:
         self._config = config
         self._engine = engine
+        self._spill = spill
         self._clock = SystemClock()
         self._transports: set[Transport] = set()
         self._no_transports = asyncio.Event()
@@ -95,8 +101,10 @@ class Server:
     async def run(self) -> int:
         await self._engine.open()
         try:
+            await self._spill.open()  # after the engine, which has locked the directory
             return await self._run()
         finally:
+            await self._spill.close()
             await self._engine.close()
 
     async def _run(self) -> int:
@@ -107,6 +115,7 @@ class Server:
             clock=self._clock,
             timers=LoopTimers(loop, self._clock),
             journal=journal,
+            spill=self._spill,
             schedule=loop.call_soon,
             kick_committer=self._kick_committer,
             limits=limits_of(config, self._engine),
@@ -132,6 +141,7 @@ class Server:
         self._committer = committer = Committer(self._engine, broker, tail, self._config.checkpoint_bytes)
         committing = asyncio.create_task(committer.run(), name="committer")
         reading = asyncio.create_task(broker.reader.run(self._engine, GROUP), name="reader")
+        spilling = asyncio.create_task(broker.spiller.run(), name="spiller")
         watch = ResourceWatch(self._engine, broker.alarms, committer.kick)
         ticking = asyncio.create_task(self._tick(broker), name="ticker")
         watching = asyncio.create_task(watch.run(), name="watch")
@@ -142,9 +152,10 @@ class Server:
             print(
                 f"ready port={self._port} http_port={http.port} data_dir={self._config.data_dir}", flush=True
             )
-            return await self._serve_until_stopped(committer, committing, reading)
+            return await self._serve_until_stopped(committer, committing, reading, spilling)
         finally:
             reading.cancel()
+            spilling.cancel()
             ticking.cancel()
             watching.cancel()
 
@@ -196,11 +207,12 @@ class Server:
             loop.add_signal_handler(number, on_signal)
 
     async def _serve_until_stopped(
-        self, committer: Committer, committing: "asyncio.Task[None]", reading: "asyncio.Task[None]"
+        self, committer: Committer, committing: "asyncio.Task[None]", *others: "asyncio.Task[None]"
     ) -> int:
+        """`others` run until they are cancelled, or fail."""
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        await asyncio.wait((committing, reading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        for task in (committing, reading):
+        await asyncio.wait((committing, *others, stopping), return_when=asyncio.FIRST_COMPLETED)
+        for task in (committing, *others):
             if task.done():
                 return self._log_failed(task.exception())
         log.info("stopping")

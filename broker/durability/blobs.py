@@ -7,6 +7,7 @@ dead, the cleaner moves what is left of sparse ones. Nothing here reads a blob.
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 from ..queues.runs import NEVER
 
@@ -16,8 +17,6 @@ SPARSE_SHARE = 0.5  # of its copies alive: below that a blob is worth cleaning
 
 class StoredBlob:
     """One blob of the log, shared by the runs that lie in it."""
-
-    is_logged = True
 
     __slots__ = ("_blobs", "clean_below", "copies", "live_copies", "parts", "position", "size")
 
@@ -53,32 +52,69 @@ class StoredBlob:
         return [*self.parts, self.position]
 
 
-class Blobs:
+class Releasable(Protocol):
+    """A blob."""
+
+    def release(self, count: int) -> None:
+        """So many of its copies have ended, or lie elsewhere now."""
+
+
+AnyBlob = TypeVar("AnyBlob", bound=Releasable)
+
+
+class BlobIndex(Generic[AnyBlob]):
+    """Blobs by their position."""
+
+    def __init__(self) -> None:
+        self._by_position: dict[int, AnyBlob] = {}
+        self._releasing: deque[Iterator[tuple[int, int]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._by_position)
+
+    def __iter__(self) -> Iterator[AnyBlob]:
+        return iter(self._by_position.values())
+
+    def __getitem__(self, position: int) -> AnyBlob:
+        return self._by_position[position]
+
+    def get(self, position: int) -> AnyBlob | None:
+        return self._by_position.get(position)
+
+    def release_all(self, live_by_position: Iterator[tuple[int, int]]) -> None:
+        """So many copies of these blobs have ended. Of very many, the later ones are released bit by bit."""
+        self._releasing.append(live_by_position)
+        self.release_more()
+
+    @property
+    def is_releasing(self) -> bool:
+        """Whether `release_more` has something left to do."""
+        return bool(self._releasing)
+
+    def release_more(self) -> None:
+        """Go on with what is to be released, for a few milliseconds at most."""
+        room = RELEASES_MAX
+        while self._releasing and room:
+            for position, count in islice(self._releasing[0], room):
+                self._by_position[position].release(count)
+                room -= 1
+            if room:
+                self._releasing.popleft()
+
+
+class Blobs(BlobIndex[StoredBlob]):
     """See the module's docstring."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.under_way_from = NEVER  # blobs from this position on are only just being written
-        self._by_position: dict[int, StoredBlob] = {}
         self.dead: dict[StoredBlob, None] = {}  # nothing in them is needed
         self.sparse: dict[StoredBlob, None] = {}  # little is
-        self._releasing: deque[Iterator[tuple[int, int]]] = deque()
         self.size = 0  # of all blobs, in bytes
         self.dead_size = 0  # of the dead ones
         self.live_size = (
             0.0  # about what is needed of it, if a blob's share of live copies is that of its bytes
         )
-
-    def __len__(self) -> int:
-        return len(self._by_position)
-
-    def __iter__(self) -> Iterator[StoredBlob]:
-        return iter(self._by_position.values())
-
-    def __getitem__(self, position: int) -> StoredBlob:
-        return self._by_position[position]
-
-    def get(self, position: int) -> StoredBlob | None:
-        return self._by_position.get(position)
 
     def enter(self, blob: StoredBlob) -> None:
         """A blob whose `size`, `copies` and `live_copies` are known."""
@@ -102,26 +138,6 @@ class Blobs:
             self._die(blob)
         elif blob.live_copies < blob.clean_below:
             self.sparse[blob] = None
-
-    def release_all(self, live_by_position: Iterator[tuple[int, int]]) -> None:
-        """So many copies of these blobs have ended. Of very many, the later ones are released bit by bit."""
-        self._releasing.append(live_by_position)
-        self.release_more()
-
-    @property
-    def is_releasing(self) -> bool:
-        """Whether `release_more` has something left to do."""
-        return bool(self._releasing)
-
-    def release_more(self) -> None:
-        """Go on with what is to be released, for a few milliseconds at most."""
-        room = RELEASES_MAX
-        while self._releasing and room:
-            for position, count in islice(self._releasing[0], room):
-                self._by_position[position].release(count)
-                room -= 1
-            if room:
-                self._releasing.popleft()
 
     def _die(self, blob: StoredBlob) -> None:
         self.dead[blob] = None

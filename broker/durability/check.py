@@ -15,6 +15,7 @@ from leveret.protocol.amqp.properties import read_facts
 from leveret.storage.blob import CHAIN_START, iter_records
 from leveret.storage.check import CheckedLog
 from leveret.storage.engine import Corrupt
+from leveret.storage.memory_spill import MemorySpill
 
 from ..broker import Broker
 from ..clock import SystemClock
@@ -259,6 +260,7 @@ def _make_broker() -> Broker:
         clock=SystemClock(),
         timers=_NoTimers(),
         journal=Journal(blob_max_bytes=0),
+        spill=MemorySpill(),
         schedule=lambda _: None,
         kick_committer=lambda: None,
     )

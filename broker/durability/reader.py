@@ -1,4 +1,5 @@
-"""Reads back what lanes need of their cold runs: blobs are fetched off the loop, their copies made on it.
+"""Reads back what lanes need of their cold runs: blobs are fetched off the loop, of the log and of the spill
+alike; their copies are made on it.
 
 Lanes that want the same blob at the same time share one read and one pass over it. What was read but is not
 wanted any more (purged, moved to another blob meanwhile) is passed over; what is only just being written
@@ -7,6 +8,7 @@ ends the broker with `Corrupt`.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -17,11 +19,13 @@ from leveret.storage.engine import Corrupt, LogEngine, Position
 from ..counters import Counters
 from ..message import Message, QueuedMessage
 from ..queues.lane import Lane
-from ..queues.runs import Row
+from ..queues.runs import SPILLED_FROM, Row
 from ..queues.windows import Windows
 from . import records
+from .blobs import StoredBlob
 from .journal import Journal
 from .records import HOLDS_MESSAGE, RecordType
+from .spilled import SpilledBlobs
 
 if TYPE_CHECKING:
     from .records import PublishRecord
@@ -33,7 +37,7 @@ PENDING_MAX_BYTES = 16 * 1024 * 1024  # of what waits for a commit: it may be wh
 class _Wish:
     """A cold run that a lane wants, and the copies of it that were found."""
 
-    __slots__ = ("copies", "copies_max", "is_of_head", "lane", "row")
+    __slots__ = ("copies", "copies_max", "is_of_head", "lane", "last", "row")
 
     def __init__(self, lane: Lane, row: Row, copies_max: int | None) -> None:
         self.lane = lane
@@ -41,22 +45,32 @@ class _Wish:
         self.is_of_head = lane.wants_head  # or only because something has expired
         self.copies_max = row.live if copies_max is None else min(copies_max, row.live)
         self.copies: list[QueuedMessage] = []
+        self.last = row.last  # up to this sequence they are all of them
 
     def wants(self, sequence: int) -> bool:
         row = self.row
         return (
-            row.first <= sequence <= row.last
+            row.first <= sequence <= self.last
             and not row.gone >> (sequence - row.first) & 1
-            and len(self.copies) < self.copies_max
+            and len(self.copies) < row.live
         )
+
+    def take(self, message: Message) -> None:
+        """Of the lane, and wanted: it is brought, or what stays on the disk begins with it."""
+        if len(self.copies) == self.copies_max:
+            self.last = message.sequence - 1
+            return
+        spilled = self.lane.spilled if self.row.is_spilled else None
+        self.copies.append(self.lane.queue.revive(message, spilled))
 
 
 class Reader:
     """One per broker; `run` is its task."""
 
-    def __init__(self, journal: Journal, windows: Windows, counters: Counters) -> None:
+    def __init__(self, journal: Journal, spilled: SpilledBlobs, windows: Windows, counters: Counters) -> None:
         self._journal = journal
         self._blobs = journal.blobs
+        self._spilled = spilled
         self._windows = windows
         self._counters = counters
         self._lanes: dict[Lane, None] = {}  # that want something
@@ -99,15 +113,12 @@ class Reader:
     async def read(self, engine: LogEngine, group: int) -> None:
         """Fetch some of the blobs that are wanted now, and hand out what is in them."""
         wishes = self._collect()
-        if not wishes:
-            return
-        positions = [Position(position) for position in wishes]
-        for position, data in zip(positions, await engine.read_many(group, positions), strict=True):
+        for position, data in await self._fetch(engine, group, wishes):
             if await self._bring(engine, group, position, data, wishes[position]):
                 await asyncio.sleep(0)  # a blob may take a millisecond
 
     async def _bring(
-        self, engine: LogEngine, group: int, position: Position, data: bytes | None, wishes: list[_Wish]
+        self, engine: LogEngine, group: int, position: int, data: bytes | None, wishes: list[_Wish]
     ) -> bool:
         """Hand out what is wished for of a blob; returns whether anything is by now."""
         wanted = self._current(wishes)
@@ -117,15 +128,29 @@ class Reader:
             raise Corrupt(f"the blob at position {position}, which holds live messages, is missing")
         try:
             payload = decode_blob(data).payload
-            parts = self._blobs[position].parts
-            body = await _join_parts(engine, group, parts) if parts else None
+            blob = None if position >= SPILLED_FROM else self._blobs[position]
+            body = await _join_parts(engine, group, blob.parts) if blob and blob.parts else None
             wanted = self._current(wanted)
             self._find(payload, wanted, body)
-            self._hand_over(position, wanted)
+            self._hand_over(blob, wanted)
         except Corrupt as error:
             if self._current(wanted):  # else the parts were dropped because nobody needs them any more
-                raise Corrupt(f"log of group {group}, position {position}: {error}") from error
+                place = "spill" if position >= SPILLED_FROM else f"log of group {group}"
+                raise Corrupt(f"{place}, position {position}: {error}") from error
         return True
+
+    async def _fetch(
+        self, engine: LogEngine, group: int, positions: Iterable[int]
+    ) -> list[tuple[int, bytes | None]]:
+        """Blobs with their positions; None where the log has none."""
+        logged = [Position(position) for position in positions if position < SPILLED_FROM]
+        spilled = [position for position in positions if position >= SPILLED_FROM]
+        found: list[tuple[int, bytes | None]] = []
+        if spilled:  # these first: one that was dropped meanwhile could not be asked for
+            found += zip(spilled, await self._spilled.read(spilled), strict=True)
+        if logged:
+            found += zip(logged, await engine.read_many(group, logged), strict=True)
+        return found
 
     def _collect(self) -> dict[int, list[_Wish]]:
         """Wishes by the position of their blob."""
@@ -134,7 +159,7 @@ class Reader:
             lane = next(iter(self._lanes))
             del self._lanes[lane]
             for row in lane.wanted_rows(self._windows.read_bytes):
-                if row.position < self._blobs.under_way_from:
+                if row.is_spilled or row.position < self._blobs.under_way_from:
                     wishes.setdefault(row.position, []).append(_Wish(lane, row, self._windows.copies_max))
                 else:
                     self._early_lanes[lane] = None
@@ -145,8 +170,7 @@ class Reader:
 
     def _is_current(self, wish: _Wish) -> bool:
         """Whether the run is still as it was when it was wished for; a moved one is wished for again."""
-        cold = wish.lane.cold
-        row = None if cold is None else cold.get(wish.row.first)
+        row = wish.lane.cold_row(wish.row.first)
         if row == wish.row:
             return True
         if row is not None:
@@ -181,26 +205,25 @@ class Reader:
             if is_shared:
                 self._shared[publish.sequence] = message
         for wish in wished:
-            queue = wish.lane.queue
-            if queue.priority_of(message.facts) == wish.lane.priority:
-                wish.copies.append(queue.revive(message))
+            if wish.lane.queue.priority_of(message.facts) == wish.lane.priority:
+                wish.take(message)
 
-    def _hand_over(self, position: int, wishes: list[_Wish]) -> None:
+    def _hand_over(self, blob: StoredBlob | None, wishes: list[_Wish]) -> None:
         counters = self._counters
         counters.blobs_read += 1
         for wish in wishes:
             lane, row, copies = wish.lane, wish.row, wish.copies
-            if len(copies) < wish.copies_max:
+            if len(copies) < wish.copies_max or (len(copies) < row.live and wish.last == row.last):
                 raise Corrupt(f"{row.live} messages of {lane.queue} must be there, {len(copies)} are")
-            last = row.last if len(copies) == row.live else copies[-1].message.sequence
             counters.window_misses += lane.is_waited_for
-            lane.admit(row, self._blobs[position], copies, last)
+            lane.admit(row, blob, copies, wish.last)
             counters.copies_read += len(copies)
             self._windows.weigh(lane)
         for queue in {wish.lane.queue: None for wish in wishes}:
             queue.was_read()  # last of all, for who waits may do anything
         for lane in {wish.lane: None for wish in wishes if not wish.is_of_head}:
             self._windows.fit(lane)  # of what was read, perhaps little has expired
+            lane.queue.has_grown = True  # and of what was spilled
 
 
 def make_message(publish: "PublishRecord", large_body: bytes | None) -> Message:

@@ -27,6 +27,8 @@ def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) 
             return True
         if queue.durable and (persistent or queue.persists_everything):
             services.journal.publish(message, [copy])
+        else:
+            queue.has_grown = True
         return False
     copies = [copy for queue in queues if (copy := queue.enqueue(message)) is not None]
     durable = [
@@ -34,6 +36,9 @@ def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) 
     ]
     if durable:
         services.journal.publish(message, durable)
+    if len(durable) < len(copies):
+        for copy in copies:
+            copy.queue.has_grown |= not copy.is_durable
     return len(copies) < len(queues)
 
 

@@ -9,10 +9,14 @@ consumers, when the front gets short.
 
     front (in memory)  |  cold runs (on the disk)  |  tail (in memory: published since, not let go of yet)
 
+What the log holds is let go of just so, a run at a time. What it does not hold, the spiller writes to files
+first; such copies may lie between those of the log, in memory or cold.
+
 Invariants:
 - `count` and `body_bytes` are exact at all times: of the copies whose state is READY, wherever they are.
 - Nothing is handed out while a copy with a lower sequence is cold.
-- A run is either wholly cold, or all of its live copies are in memory (here, or with a channel).
+- A run is either wholly cold, or all of its live copies are in memory (here, or with a channel). A copy that
+  is not cold is in no run of the spill.
 - A copy that ends while it lies in here (it expired) is reported with `forget` and skipped lazily; the
   memory of such copies is bounded by that of the live ones.
 - Nothing here costs more than O(log n) but letting go and reading back, which cost O(1) per message.
@@ -21,15 +25,16 @@ Invariants:
 from collections import deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, merge
-from itertools import islice
-from operator import itemgetter
+from itertools import chain, groupby, islice
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..message import CopyState, QueuedMessage
-from .runs import NEVER, Row, Run, RunTable
+from .runs import NEVER, Row, Run, RunTable, SpilledRuns
 
 if TYPE_CHECKING:
     from ..durability.blobs import StoredBlob
+    from ..durability.spilled import SpilledBlob
     from .queue import Queue
 
 GONE_TOLERATED = 64  # ended copies that are not worth a clean-up, however few live ones there are
@@ -41,6 +46,7 @@ READ_AHEAD_BYTES = WINDOW_BYTES // 2  # a shorter front is filled up while there
 READ_RUNS_MAX = 16  # at once: blobs of up to 256 KiB, often shared with other lanes
 
 _READY = CopyState.READY
+_SEQUENCE = attrgetter("message.sequence")
 
 
 class Emptied(NamedTuple):
@@ -50,11 +56,11 @@ class Emptied(NamedTuple):
     copies: list[QueuedMessage]
     """Those in memory, in order."""
     cold: RunTable
-    """Those that are not."""
+    """Those that only the log has."""
 
 
 class Lane:
-    """See the module's docstring. The queue owns it; the journal, the reader and the committer use it."""
+    """See the module's docstring. The queue owns it; journal, committer, reader and spiller use it."""
 
     __slots__ = (
         "_cold_first",
@@ -76,6 +82,7 @@ class Lane:
         "queue",
         "resident",
         "settled_bytes",
+        "spilled",
         "wants_head",
     )
 
@@ -89,7 +96,8 @@ class Lane:
         self.settled_bytes = 0  # of those of them whose settle waits for the next commit; the journal's
         self.open_run: Run | None = None  # the newest one; the journal's
         self.resident: dict[int, Run] = {}  # logged runs with copies in memory, by `first`; the journal adds
-        self.cold: RunTable | None = None  # made when first needed
+        self.cold: RunTable | None = None  # logged runs, none of it in memory; made when first needed
+        self.spilled: SpilledRuns | None = None  # those of the spill, likewise
         self._cold_first = NEVER  # the lowest cold sequence
         self._in_order: deque[QueuedMessage] = deque()
         self._front_last = 0  # the highest sequence that ever went into `_in_order`
@@ -169,7 +177,7 @@ class Lane:
         out_of_order = self._out_of_order
         while True:
             in_order = self._in_order
-            if not in_order and self._tail and self._cold_first == NEVER:
+            if not in_order and self._tail and self._tail[0].message.sequence < self._cold_first:
                 in_order = self._in_order = self._tail
                 self._tail = deque()
                 self._front_last = self._last_sequence
@@ -201,8 +209,7 @@ class Lane:
         self.count -= 1
         self.body_bytes -= len(copy.message.body)
         self._gone += 1
-        if self._gone > self.count_in_memory + GONE_TOLERATED:
-            self._throw_out_gone()
+        self._tidy()
 
     def empty(self) -> "Emptied":
         """Take everything out."""
@@ -212,6 +219,9 @@ class Lane:
         self._tail.clear()
         self._wanted.clear()
         self.cold = None
+        if self.spilled is not None:
+            self.spilled.release_all()
+            self.spilled = None
         self._cold_first = NEVER
         self.count = self.body_bytes = self._gone = 0
         return emptied
@@ -219,20 +229,30 @@ class Lane:
     def __iter__(self) -> Iterator[QueuedMessage]:
         """What is ready in memory, in order."""
         returned = [copy for _, copy in sorted(self._out_of_order, key=itemgetter(0))]
-        everything = merge(returned, self._in_order, self._tail, key=lambda copy: copy.message.sequence)
+        everything = merge(returned, self._in_order, self._tail, key=_SEQUENCE)
         return (copy for copy in everything if copy.state is _READY)
 
     @property
     def count_in_memory(self) -> int:
-        return self.count if self.cold is None else self.count - self.cold.copies
+        return self.count - sum(table.copies for table in self.cold_tables)
 
     @property
     def bytes_in_memory(self) -> int:
         """About what the ready copies in memory take."""
-        body_bytes = self.body_bytes if self.cold is None else self.body_bytes - self.cold.body_bytes
-        return body_bytes + COPY_BYTES * self.count_in_memory
+        weight = self.body_bytes + COPY_BYTES * self.count
+        for table in self.cold_tables:
+            weight -= table.body_bytes + COPY_BYTES * table.copies
+        return weight
 
-    def _throw_out_gone(self) -> None:
+    @property
+    def cold_tables(self) -> list[RunTable]:
+        """The runs that are not in memory."""
+        return [table for table in (self.cold, self.spilled) if table is not None]
+
+    def _tidy(self) -> None:
+        """Throw out what is no longer READY, if it is much."""
+        if self._gone <= self.count_in_memory + GONE_TOLERATED:
+            return
         self._in_order = deque(copy for copy in self._in_order if copy.state is _READY)
         self._tail = deque(copy for copy in self._tail if copy.state is _READY)
         self._out_of_order = [entry for entry in self._out_of_order if entry[1].state is _READY]
@@ -244,12 +264,15 @@ class Lane:
     def let_go(self, keep_bytes: int) -> None:
         """Keep about so much of the front in memory; what comes after it becomes cold, run by run.
 
-        What the log does not hold stays, and so do runs of which a copy is with a channel or is just being
-        settled.
+        What the log does not hold stays (`spillable`), and so do runs of which a copy is with a channel or is
+        just being settled.
         """
+        if not self.resident:
+            return
         self._straighten()
         self._cut_front(keep_bytes)
         tail = self._tail
+        staying: list[QueuedMessage] = []
         while tail:
             if tail[0].state is not _READY:
                 tail.popleft()
@@ -265,34 +288,34 @@ class Lane:
                     copies.append(copy)
                 else:
                     self._gone -= 1
-            if run is not None:
-                copies = self._cool(run, copies)
-            if copies:
-                self._in_order += copies
-                self._front_last = copies[-1].message.sequence
+            staying += copies if run is None else self._cool(run, copies)
+        tail.extendleft(reversed(staying))
 
     def _straighten(self) -> None:
         """Put what came late in order, and what came behind nothing to the front."""
         if self._out_of_order:
-            self._out_of_order.sort(key=itemgetter(0))
-            returned = (copy for _, copy in self._out_of_order)
-            self._in_order = deque(merge(returned, self._in_order, key=lambda copy: copy.message.sequence))
+            late = (copy for _, copy in self._out_of_order)
+            everything = chain(late, self._in_order, self._tail)
+            self._in_order = deque(sorted(everything, key=_SEQUENCE))
             self._out_of_order = []
-        if self._cold_first == NEVER:
+        elif self._cold_first == NEVER:
             self._in_order += self._tail
-            self._tail.clear()
+        else:
+            return
+        self._tail.clear()
+        self._front_last = self._last_sequence
 
     def _cut_front(self, keep_bytes: int) -> None:
         """Move what is beyond so many bytes from the front to the tail, at the border of a run."""
         in_order = self._in_order
         front_bytes = sum(COPY_BYTES + len(copy.message.body) for copy in in_order)
         tail = self._tail
-        moved = False
-        while in_order and (front_bytes > keep_bytes or (moved and in_order[-1].run is tail[0].run)):
+        run = None
+        while in_order and (front_bytes > keep_bytes or (run is not None and in_order[-1].run is run)):
             copy = in_order.pop()
             front_bytes -= COPY_BYTES + len(copy.message.body)
             tail.appendleft(copy)
-            moved = True
+            run = copy.run
         self._front_last = in_order[-1].message.sequence if in_order else 0
 
     def _cool(self, run: Run, ready: list[QueuedMessage]) -> list[QueuedMessage]:
@@ -300,30 +323,73 @@ class Lane:
         copies = [copy for copy in ready if copy.run is run]
         if not copies or len(copies) < run.live:
             return ready
+        self.resident.pop(run.first, None)
+        if run is self.open_run:
+            self.open_run = None
+        if self.cold is None:
+            self.cold = RunTable()
+        self._add_cold(self.cold, run.row(), copies, self.queue.returned)
+        return [copy for copy in ready if copy.run is not run]
+
+    def _add_cold(
+        self, table: RunTable, row: Row, copies: list[QueuedMessage], returned: dict[int, int]
+    ) -> None:
+        """The copies of this run are READY and counted, but not in memory any more."""
         expires_at = NEVER
-        returned = self.queue.returned
         for copy in copies:
             copy.state = CopyState.GONE  # this object is; the copy is alive in the table
             if copy.expires_at is not None and copy.expires_at < expires_at:
                 expires_at = copy.expires_at
             if copy.redelivered:
                 returned[copy.message.sequence] = copy.delivery_count
-        self.resident.pop(run.first, None)
-        if run is self.open_run:
-            self.open_run = None
-        self.add_cold(run.row()._replace(expires_at=expires_at), sum(len(c.message.body) for c in copies))
-        return [copy for copy in ready if copy.run is not run]
+            table.body_bytes += len(copy.message.body)
+        self._add_row(table, row._replace(expires_at=expires_at))
 
-    def add_cold(self, row: Row, body_bytes: int) -> None:
-        """A run whose copies are READY (and counted) but not in memory."""
-        cold = self.cold
-        if cold is None:
-            cold = self.cold = RunTable()
-        cold.add(row)
-        cold.body_bytes += body_bytes
-        self._cold_first = cold.first
+    def _add_row(self, table: RunTable, row: Row) -> None:
+        table.add(row)
+        self._find_cold_first()
         if row.expires_at != NEVER:
             self.queue.note_cold_expiry(row.expires_at, self, row.first)
+
+    def _find_cold_first(self) -> None:
+        self._cold_first = min(table.first for table in self.cold_tables)
+
+    # Spilling
+
+    def spillable(self, keep_bytes: int, bytes_max: int) -> tuple[list[QueuedMessage], int]:
+        """The first copies behind the front that only the memory has, and what they take; they stay in."""
+        self._straighten()
+        self._cut_front(keep_bytes)
+        copies = []
+        size = 0
+        for copy in self._tail:
+            if size >= bytes_max:
+                break
+            if not copy.is_durable and copy.state is _READY:
+                copies.append(copy)
+                size += COPY_BYTES + len(copy.message.body)
+        return copies, size
+
+    def spill(self, copies: list[QueuedMessage], blob: "SpilledBlob") -> None:
+        """These copies were written into the blob, in this order: those still READY need not be in memory."""
+        if self.spilled is None:
+            self.spilled = SpilledRuns(blob.blobs)
+        if self._out_of_order:
+            self._straighten()  # no copy may be in there twice, and these will come back
+        for is_ready, some in groupby(copies, key=lambda copy: copy.state is _READY):
+            if not is_ready:
+                continue
+            run = list(some)
+            first, last = run[0].message.sequence, run[-1].message.sequence
+            blob.add(len(run))
+            row = Row(first, last, blob.position, len(run), 0, NEVER)
+            self._add_cold(self.spilled, row, run, self.spilled.returned)
+            self._gone += len(run)
+        tail = self._tail
+        while tail and tail[0].state is not _READY:
+            tail.popleft()
+            self._gone -= 1
+        self._tidy()
 
     def begin_cold(self, table: RunTable, body_bytes: int) -> None:
         """Recovery: this is what the lane holds, all of it cold."""
@@ -344,7 +410,7 @@ class Lane:
 
     def want_run(self, first: int) -> None:
         """A copy of this cold run expires: it is needed before it is its turn."""
-        if self.cold is not None and self.cold.get(first) is not None:
+        if self.cold_row(first) is not None:
             self._wanted[first] = None
             self.queue.read(self)
 
@@ -359,59 +425,74 @@ class Lane:
 
     def wanted_rows(self, bytes_max: int) -> list[Row]:
         """What the reader should read now: what expires, and the head. It is not taken out yet."""
-        cold = self.cold
-        if cold is None or not len(cold):
+        tables = [table for table in self.cold_tables if len(table)]
+        if not tables:
             return []
         rows: dict[int, Row] = {}  # by `first`: the head may be what expires
-        average = COPY_BYTES + cold.body_bytes // cold.copies
+        body_bytes = sum(table.body_bytes for table in tables)
+        average = COPY_BYTES + body_bytes // sum(table.copies for table in tables)
         if not self.queue.is_burying:
             left = READ_AHEAD_BYTES
             for first in list(islice(self._wanted, READ_RUNS_MAX)):
-                row = cold.get(first)
+                row = self.cold_row(first)
                 if row is None:
                     del self._wanted[first]
                 elif left > 0:
                     rows[first] = row
                     left -= row.live * average
         if self.wants_head:
-            for row in cold.head(READ_RUNS_MAX):
+            heads = chain.from_iterable(table.head(READ_RUNS_MAX) for table in tables)
+            for row in sorted(heads)[:READ_RUNS_MAX]:
                 rows[row.first] = row
                 bytes_max -= row.live * average
                 if bytes_max <= 0:
                     break
         return list(rows.values())
 
-    def admit(self, row: Row, blob: "StoredBlob", copies: list[QueuedMessage], last: int) -> None:
-        """The reader brings the live copies of a cold run up to the sequence `last`; the rest stays cold."""
-        cold = self.cold
-        assert cold is not None
-        taken = cold.take(row.first)
+    def cold_row(self, first: int) -> Row | None:
+        """The cold run that begins with this sequence."""
+        return next((row for table in self.cold_tables if (row := table.get(first)) is not None), None)
+
+    def admit(self, row: Row, blob: "StoredBlob | None", copies: list[QueuedMessage], last: int) -> None:
+        """The reader brings the live copies of a cold run up to the sequence `last`; the rest stays cold.
+
+        `blob` is the log's; None for a run of the spill.
+        """
+        table = self.spilled if blob is None else self.cold
+        assert table is not None
+        taken = table.take(row.first)
         assert taken == row, "the reader has looked"
         self._wanted.pop(row.first, None)
         self.wants_head = self.is_waited_for = False
-        cold.body_bytes -= sum(len(copy.message.body) for copy in copies)
+        table.body_bytes -= sum(len(copy.message.body) for copy in copies)
         gone = row.gone
         if last < row.last:
             cut = last + 1 - row.first
-            self.add_cold(
-                Row(last + 1, row.last, row.position, row.live - len(copies), gone >> cut, row.expires_at), 0
-            )
+            live = row.live - len(copies)
+            self._add_row(table, Row(last + 1, row.last, row.position, live, gone >> cut, row.expires_at))
             gone &= (1 << cut) - 1
-        self._cold_first = cold.first
-        run = Run(self, blob, row.first, last, len(copies), gone, row.expires_at)
-        if blob.is_logged:
+        self._find_cold_first()
+        if blob is not None:
+            run = Run(self, blob, row.first, last, len(copies), gone, row.expires_at)
             self.resident[row.first] = run
+            for copy in copies:
+                copy.run = run
+        elif self.spilled is not None:
+            self.spilled.release(row.position, copies)
+        self._put_back(copies)
+        if self._wanted:
+            self.queue.read(self)  # more expires than is read at once
+
+    def _put_back(self, copies: list[QueuedMessage]) -> None:
+        tail_first = self._tail[0].message.sequence if self._tail else NEVER
         for copy in copies:
-            copy.run = run
             copy.lane = self
             sequence = copy.message.sequence
-            if sequence > self._front_last:
+            if self._front_last < sequence < tail_first:
                 self._front_last = sequence
                 self._in_order.append(copy)
             else:
                 heappush(self._out_of_order, (sequence, copy))
-        if self._wanted:
-            self.queue.read(self)  # more expires than is read at once
 
 
 def _is_stored(copy: QueuedMessage) -> bool:

@@ -38,12 +38,11 @@ from .expiry import MessageExpiry, QueueExpiry
 from .lane import Lane
 from .queue_arguments import QueueSettings
 from .ready import NOTHING_READY, ReadyMessages, ready_messages
-from .runs import keep_live
+from .runs import SpilledRuns, keep_live
 
 if TYPE_CHECKING:
     from ..vhosts.vhost import Vhost
 
-DELIVERY_LIMIT_DEFAULT = 20  # of quorum queues, as in RabbitMQ 4
 BURIALS_MAX = 8  # per dispatch: one costs up to 0.1 ms, and when a backlog expires others must get their turn
 # Copies whose end is certain, and their bodies; while there are more, expired ones on the disk stay there.
 BURYING_AT = 512
@@ -94,6 +93,7 @@ class Queue:
         "_reader",
         "_ready",
         "_refuses_surplus",
+        "_spiller",
         "_turn",
         "_waiting_to_read",
         "arguments",
@@ -106,6 +106,7 @@ class Queue:
         "enqueued_total",
         "exclusive_owner",
         "got_total",
+        "has_grown",
         "id",
         "is_deleted",
         "may_deliver",
@@ -146,6 +147,7 @@ class Queue:
         self.is_deleted = False
         self.delivering = False  # the journal's: the log says that copies may be with consumers
         self.may_deliver = True  # the channel's: False until `delivering` is durable
+        self.has_grown = False  # since the last look, by copies that no commit looks at
         self.unacked_count = 0
         self.enqueued_total = 0
         self.delivered_total = 0  # to consumers
@@ -164,6 +166,7 @@ class Queue:
         self._marked = False  # whether `dispatch` will be called at the end of this turn
         self._ready: ReadyMessages = NOTHING_READY  # until the first message comes
         self._reader = services.reader
+        self._spiller = services.spiller
         self._waiting_to_read: list[Callable[[], None]] = []
         self._consumers = _NO_CONSUMERS  # until the first one comes
         self._message_expiry: MessageExpiry | None = None  # until something is to expire
@@ -175,7 +178,7 @@ class Queue:
         is_limited = settings.max_length is not None or settings.max_length_bytes is not None
         self._refuses_surplus = is_limited and settings.overflow in ("reject-publish", "reject-publish-dlx")
         self._drops_surplus = is_limited and not self._refuses_surplus
-        self._delivery_limit = _delivery_limit(settings)
+        self._delivery_limit = settings.failures_max
         self.counts_deliveries = self.persists_everything or self._delivery_limit is not None  # for consumers
         self._queue_expiry = (
             None
@@ -202,12 +205,12 @@ class Queue:
     @property
     def cold_count(self) -> int:
         """How many of them are on the disk only."""
-        return sum(lane.cold.copies for lane in self.lanes if lane.cold is not None)
+        return sum(table.copies for lane in self.lanes for table in lane.cold_tables)
 
     @property
     def index_bytes(self) -> int:
         """What remembering these takes in memory."""
-        return sum(lane.cold.memory_bytes for lane in self.lanes if lane.cold is not None)
+        return sum(table.memory_bytes for lane in self.lanes for table in lane.cold_tables)
 
     @property
     def consumer_count(self) -> int:
@@ -267,13 +270,14 @@ class Queue:
         ttl_ms = self._ttl_ms(facts)
         return None if ttl_ms is None else published_at + ttl_ms
 
-    def revive(self, message: Message) -> QueuedMessage:
-        """The reader: a copy that the queue has, in memory again."""
+    def revive(self, message: Message, spilled: SpilledRuns | None = None) -> QueuedMessage:
+        """The reader: a copy that the queue has, in memory again; of the log, or of what was spilled."""
         sequence = message.sequence
         expires_at = self.expires_at(message.facts, message.published_at)
         copy = QueuedMessage(message, self, expires_at, self.priority_of(message.facts))
-        copy.is_durable = True
-        delivery_count = self.returned.get(sequence)
+        copy.is_durable = spilled is None
+        returned = self.returned if spilled is None else spilled.returned
+        delivery_count = returned.get(sequence)
         copy.redelivered = delivery_count is not None or sequence <= self.redelivered_up_to
         copy.delivery_count = delivery_count or 0
         if copy.expires_at is not None:
@@ -340,6 +344,11 @@ class Queue:
             self._now_or_never = []
         if self._dying:
             self._bury(BURIALS_MAX)
+        if self.has_grown:
+            self.has_grown = False
+            for lane in self._ready.lanes:
+                if lane.count:
+                    self._spiller.look_at(lane)
 
     def _hand_out(self) -> None:
         """Give ready messages to consumers until none is left or nobody can take more."""
@@ -444,6 +453,7 @@ class Queue:
                 copy.state = _READY
                 self._ready.add(copy)
                 self._journal.requeue(copy)
+        self.has_grown = True
         if self._drops_surplus:
             self._drop_surplus()  # before anybody can take what came back, as RabbitMQ does
         self._mark()
@@ -585,11 +595,3 @@ class Queue:
             self._consumers.remove(consumer)
             consumer.channel.consumer_cancelled(consumer)
         return message_count
-
-
-def _delivery_limit(settings: QueueSettings) -> int | None:
-    """How many failed deliveries a message survives; None: any number."""
-    limit = settings.delivery_limit
-    if limit is None and settings.queue_type == "quorum":
-        limit = DELIVERY_LIMIT_DEFAULT
-    return None if limit is not None and limit < 0 else limit

@@ -18,6 +18,7 @@ from ..vhosts.terms import quote, show_bare, to_term
 
 EXPIRY_MAX_MS = 315_360_000_000  # ten years
 PRIORITY_MAX = 255
+DELIVERY_LIMIT_DEFAULT = 20  # of quorum queues, as in RabbitMQ 4
 SHARED_SETTINGS_MAX = 128  # remembered, so that the many queues that are declared alike have one
 
 ROUTING_KEY_MAX_BYTES = 255  # a short string on the wire (0-9-1 section 4.2.5.3)
@@ -53,8 +54,16 @@ class QueueSettings:
     queue_type: str = "classic"
     """Or `quorum`."""
     delivery_limit: int | None = None
-    """Failed deliveries a message survives; negative: any number."""
+    """As declared; `failures_max` is what it means."""
     consumer_timeout_ms: int | None = None
+
+    @property
+    def failures_max(self) -> int | None:
+        """How many failed deliveries a message survives; None: any number."""
+        limit = self.delivery_limit
+        if limit is None and self.queue_type == "quorum":
+            limit = DELIVERY_LIMIT_DEFAULT
+        return None if limit is not None and limit < 0 else limit
 
 
 def parse_queue_arguments(

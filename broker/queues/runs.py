@@ -4,6 +4,8 @@ A lane (a queue, or one priority of it) is stored as runs: the copies that it ha
 `Run` stands for one while a copy of it is in memory; while none is, it is a row of the lane's `RunTable`,
 about 30 bytes for a whole blob of messages. That is what a backlog costs in memory.
 
+What a lane has in blobs of the spill (`durability/spiller.py`) stands in a table of its own, `SpilledRuns`.
+
 Invariants:
 - The sequences of two logged runs of a lane never interleave: [first, last] of the one lies before that of
   the other.
@@ -21,9 +23,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ..durability.blobs import StoredBlob
+    from ..durability.spilled import SpilledBlobs
+    from ..message import QueuedMessage
     from .lane import Lane
 
 NEVER = 2**64 - 1  # above every sequence, after every instant
+SPILLED_FROM = 2**63  # positions from here on are of the spill: no log gets that far
 _HEAD_TOLERATED = 256  # rows taken from the front that are not worth moving the others
 _ROW_BYTES = 28  # in the columns
 _ENTRY_BYTES = 140  # in a dict: two numbers and their share of its table, about
@@ -78,6 +83,11 @@ class Row(NamedTuple):
     gone: int
     expires_at: int
     """When the first of its copies expires, ms since the epoch; NEVER if none does."""
+
+    @property
+    def is_spilled(self) -> bool:
+        """Whether the blob is of the spill, not of the log."""
+        return self.position >= SPILLED_FROM
 
 
 def mask_of(sequences: Sequence[int], first: int) -> int:
@@ -339,6 +349,31 @@ class RunTable:
         table.expires = expires
         table.copies = sum(table._lives)
         return table
+
+
+class SpilledRuns(RunTable):
+    """Of a lane: what neither the log nor the memory has.
+
+    The spill lets go of a copy when it is read back, so these runs have no masks; and unlike those of the log
+    they may interleave, with each other and with those.
+    """
+
+    __slots__ = ("_blobs", "returned")
+
+    def __init__(self, blobs: "SpilledBlobs") -> None:
+        super().__init__()
+        self._blobs = blobs
+        self.returned: dict[int, int] = {}  # those in here that were with a consumer: delivery count
+
+    def release(self, position: int, copies: "Sequence[QueuedMessage]") -> None:
+        """These, of the blob at this position, are in memory again."""
+        self._blobs[position].release(len(copies))
+        for copy in copies:
+            self.returned.pop(copy.message.sequence, None)
+
+    def release_all(self) -> None:
+        """All of it has ended."""
+        self._blobs.release_all(self.live_by_position())
 
 
 def keep_live(returned: dict[int, int], tables: Sequence[RunTable]) -> None:

@@ -1,8 +1,8 @@
 """How much memory the lanes' windows take together, and when a lane must let go of what lies behind its own.
 
-One per broker. The committer calls `fit` for the lanes that got something, the reader for those in which it
-looked for what has expired, and `weigh` for those it filled; the server calls `weigh_some` every now and
-then: what consumers took in between shows then, and what was stuck gets another try.
+One per broker. The committer and the spiller call `fit` for the lanes that got something, the reader for
+those in which it looked for what has expired, and `weigh` for those it filled; the server calls `weigh_some`
+every now and then: what consumers took in between shows then, and what was stuck gets another try.
 """
 
 from itertools import islice
@@ -37,12 +37,26 @@ class Windows:
         """How many copies of a run may be brought at a time; None: all."""
         return TIGHT_READ_COPIES if self.is_tight else None
 
+    @property
+    def keep_bytes(self) -> int:
+        """How much of its front a lane keeps that has too much."""
+        return 0 if self.is_tight else WINDOW_BYTES
+
+    @property
+    def _most_bytes(self) -> int:
+        """More than this is too much."""
+        return 0 if self.is_tight else LET_GO_AT_BYTES
+
+    def has_too_much(self, lane: Lane) -> bool:
+        """Look at a lane that has grown."""
+        return self.weigh(lane) > self._most_bytes
+
     def fit(self, lane: Lane) -> None:
-        """The lane has grown."""
+        """The lane has grown: what it has too much of, and the log holds, need not be in memory."""
         weight = self.weigh(lane)
-        keep_bytes, at_bytes = (0, 0) if self.is_tight else (WINDOW_BYTES, LET_GO_AT_BYTES)
+        keep_bytes = self.keep_bytes
         # What is stuck is looked at in vain: not again before there is as much that is new.
-        if weight <= max(at_bytes, keep_bytes + 2 * self._stuck.get(lane, 0)):
+        if weight <= max(self._most_bytes, keep_bytes + 2 * self._stuck.get(lane, 0)):
             return
         lane.let_go(keep_bytes)
         stuck = self.weigh(lane) - keep_bytes

@@ -63,10 +63,13 @@ class Transport(asyncio.Protocol):
             self._choose_wire(data)
         else:
             session.receive_data(data)
-        journal = self._settings.broker.journal
-        if journal.pending_bytes > UNCOMMITTED_HIGH_BYTES:
+        broker = self._settings.broker
+        if broker.journal.pending_bytes > UNCOMMITTED_HIGH_BYTES:
             self.pause_input()
-            journal.when_durable(self.resume_input)
+            broker.journal.when_durable(self.resume_input)
+        if broker.spiller.is_behind:
+            self.pause_input()
+            broker.spiller.when_caught_up(self.resume_input)
         self._let_peer_read()
         if len(data) >= FAIR_READ_BYTES:
             # More is waiting, and libuv would read on from this peer, up to 32 buffers, before it looks at

@@ -5,6 +5,7 @@ the model knows exactly what a restart must bring back, in which order, and whic
 what was durable at the last commit. The engine is one in memory that can die in the middle of a commit.
 """
 
+import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -191,7 +192,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @initialize(checkpoint_every_bytes=st.sampled_from((1, 300, 1 << 20)), is_tight=st.booleans())
     def open(self, checkpoint_every_bytes: int, is_tight: bool) -> None:
-        """`is_tight`: after each commit the broker lets go of all that it need not have in memory."""
+        """`is_tight`: whenever it looks, the broker lets go of all that it need not have in memory."""
         self.checkpoint_every_bytes = checkpoint_every_bytes
         self.windows_bytes = 0 if is_tight else 1 << 20
         self.engine = MortalEngine()
@@ -450,6 +451,29 @@ class BrokerMachine(RuleBasedStateMachine):
         for queue, messages in back.items():
             queue.put_back(messages)
 
+    @rule(data=st.data(), meanwhile=st.sampled_from((None, "get", "settle", "publish", "purge", "delete")))
+    def spill(self, data: st.DataObject, meanwhile: str | None) -> None:
+        """What only the memory has is written beside the log, and something may happen to it meanwhile."""
+        self.end_turn()
+        asyncio.run(self.spill_while(data, meanwhile))
+
+    async def spill_while(self, data: st.DataObject, meanwhile: str | None) -> None:
+        spilling = asyncio.create_task(self.house.spill())
+        await asyncio.sleep(0)  # it is packed now
+        name, number = data.draw(queue_names), data.draw(st.integers(0, 2))
+        match meanwhile:
+            case "get":
+                self.get(number, name, no_ack=data.draw(st.booleans()))
+            case "settle":
+                self.settle(number, "requeue", multiple=True, choice=5, end=True)
+            case "publish":
+                self.publish(PLAIN, name, TRANSIENT, messages=2, end=True)
+            case "purge":
+                self.purge(name)
+            case "delete":
+                self.delete(name, again=True)
+        await spilling
+
     @rule(name=queue_names)
     def purge(self, name: str) -> None:
         self.end_turn()
@@ -537,6 +561,20 @@ class BrokerMachine(RuleBasedStateMachine):
                 if consumer.queue is queue and consumer.can_take()
             ]
             assert not (queue.ready and waiting and queue.may_deliver), f"{name}: a consumer sleeps"
+
+    @invariant()
+    def nothing_is_spilled_for_nothing(self) -> None:
+        tables = [
+            lane.spilled
+            for queue in self.house.broker.vhosts["/"].queues.values()
+            for lane in queue.lanes
+            if lane.spilled is not None
+        ]
+        assert self.house.spilled_copies == sum(table.copies for table in tables)
+        assert self.house.spilled_bytes >= sum(table.body_bytes for table in tables)
+        assert bool(self.house.spilled_bytes) == any(map(len, tables))
+        returned = {sequence for table in tables for sequence in table.returned}
+        assert all(any(r.first <= s <= r.last for table in tables for r in table) for s in returned)
 
     @invariant()
     def no_blob_is_kept_for_nothing(self) -> None:

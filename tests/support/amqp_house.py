@@ -16,6 +16,7 @@ from leveret.protocol.amqp.connection import PROTOCOL_HEADER
 from leveret.protocol.amqp.field_table import FieldTable
 from leveret.protocol.amqp.frames import method_frame
 from leveret.protocol.amqp.wire_types import Method
+from leveret.storage.memory_spill import MemorySpill
 
 MESSAGE_SIZE_MAX = 4 << 20
 
@@ -60,6 +61,7 @@ class House:
             clock=clock,
             timers=FakeTimers(clock),
             journal=Journal(1 << 20),
+            spill=MemorySpill(),
             schedule=self.scheduled.append,
             kick_committer=lambda: None,
             limits=limits,

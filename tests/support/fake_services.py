@@ -82,6 +82,16 @@ class FakeReader:
         self.wanted.append(lane)
 
 
+class FakeSpiller:
+    """Remembers where something transient came; nothing is ever spilled."""
+
+    def __init__(self) -> None:
+        self.looked_at: list[Lane] = []
+
+    def look_at(self, lane: "Lane") -> None:
+        self.looked_at.append(lane)
+
+
 class FakeTurn:
     """Collects marked queues; `end` is the end of the loop's turn."""
 
@@ -147,6 +157,7 @@ class FakeServices:
     journal: FakeJournal = field(default_factory=FakeJournal)
     turn: FakeTurn = field(default_factory=FakeTurn)
     reader: FakeReader = field(default_factory=FakeReader)
+    spiller: FakeSpiller = field(default_factory=FakeSpiller)
 
     def __post_init__(self) -> None:
         self.timers = FakeTimers(self.clock)
@@ -157,6 +168,7 @@ class FakeServices:
             turn=self.turn,
             timers=self.timers,
             reader=self.reader,
+            spiller=self.spiller,
             next_sequence=lambda: next(sequences),
             next_queue_id=lambda: next(queue_ids),
             random_name=lambda: f"name-{next(names):017}",  # 22 characters, as the real ones

@@ -23,6 +23,8 @@ from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import AmqpError
 from leveret.storage.engine import LogEngine
+from leveret.storage.memory_spill import MemorySpill
+from leveret.storage.spill import Spill
 
 GROUP = 0
 USER = User("guest", "")
@@ -124,8 +126,11 @@ class WholeBroker:
         checkpoint_every_bytes: int = 1 << 20,
         limits: Limits = NO_LIMITS,
         windows: Windows | None = None,
+        spill: Spill | None = None,
     ) -> None:
+        """`windows` 0: whatever may be on the disk only is."""
         self._engine = engine
+        self._spill = MemorySpill() if spill is None else spill
         self._checkpoint_every_bytes = checkpoint_every_bytes
         self.clock = FakeClock()
         self.timers = FakeTimers(self.clock)
@@ -134,6 +139,7 @@ class WholeBroker:
             clock=self.clock,
             timers=self.timers,
             journal=Journal(engine.caps.blob_max_bytes),
+            spill=self._spill,
             schedule=self._scheduled.append,
             kick_committer=lambda: None,
             limits=limits,
@@ -143,6 +149,7 @@ class WholeBroker:
 
     async def start(self, *, read_back: bool = True) -> "WholeBroker":
         """Acquire and recover; `read_back` brings all messages into memory, so that nobody has to wait."""
+        await self._spill.open()
         lease = await self._engine.acquire(GROUP, "test")
         tail = await recover(self._engine, GROUP, lease, self.broker)
         self._committer = Committer(self._engine, self.broker, tail, self._checkpoint_every_bytes)
@@ -157,11 +164,17 @@ class WholeBroker:
             await self.broker.reader.read(self._engine, GROUP)
             self.end_turn()
 
+    async def spill(self) -> None:
+        """Let the spiller write what lanes have too much of."""
+        self.end_turn()
+        while self.broker.spiller.is_wanted:
+            await self.broker.spiller.spill()
+
     async def read_everything(self) -> None:
         """Bring all that is cold into memory."""
         for queue in self.broker.vhosts[DEFAULT_VHOST].queues.values():
             for lane in queue.lanes:
-                while lane.cold is not None and len(lane.cold):
+                while any(lane.cold_tables):
                     lane.want_more()
                     await self.broker.reader.read(self._engine, GROUP)
 
@@ -188,6 +201,16 @@ class WholeBroker:
         assert self._committer is not None
         await self._committer.commit()
         await self._committer.keep_up()
+
+    @property
+    def spilled_copies(self) -> int:
+        """How many copies the blobs of the spill are kept for."""
+        return sum(blob.live_copies for blob in self.broker.spiller.blobs)
+
+    @property
+    def spilled_bytes(self) -> int:
+        """What the spill holds."""
+        return self._spill.stats.bytes
 
     @property
     def live_copies(self) -> int:
