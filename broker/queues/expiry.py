@@ -127,7 +127,8 @@ class MessageExpiry:
 
 def _is_cold(expires_at: int, first: int, _: int, lane: "Lane") -> bool:
     """Whether the run is on the disk only, and this is when it expires."""
-    return lane.cold is not None and lane.cold.expires.get(first) == expires_at
+    row = lane.cold_row(first)
+    return row is not None and row.expires_at == expires_at
 
 
 class QueueExpiry:

@@ -87,6 +87,20 @@ async def test_bodies_that_were_acked_do_not_stay(broker: WholeBroker, client: C
     assert bodies_remembered(queue_of(broker, "q")) <= CLEAN_UP_BYTES + 100_000
 
 
+async def test_transient_ones_expire_on_the_disk_too(broker: WholeBroker, client: Client) -> None:
+    client.declare("dead")
+    client.declare("q", x_message_ttl=1000, x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
+    some = [b"%d" % number for number in range(50)]
+    client.publish("q", *some, properties=TRANSIENT)
+    await broker.spill()
+    assert queue_of(broker, "q").cold_count == 50
+    broker.timers.advance(1000)
+    await settle_down(broker)
+    assert queue_of(broker, "q").message_count == 0
+    assert (broker.spilled_copies, broker.spilled_bytes) == (0, 0)
+    assert await bodies(broker, client, "dead") == some
+
+
 async def test_runs_that_were_read_are_not_remembered_until_they_expire(
     broker: WholeBroker, client: Client
 ) -> None:
