@@ -77,7 +77,7 @@ class Checkpointer:
             topology=[record for vhost in broker.vhosts.values() for record in vhost.snapshot()],
         )
         # What is dead by now is in no image that follows.
-        self._dead = [blob for blob in blobs.dead if blob.position < tail.position]
+        self._dead = list(blobs.dead)
         self._steps = self._walk(self._checkpoint)
 
     def go_on(self, *, to_the_end: bool = False) -> None:

@@ -1,12 +1,14 @@
 """What a checkpoint holds comes back; what is damaged is refused; it may be made while the log goes on."""
 
+import asyncio
 from array import array
 
 import pytest
 from cold_messages import bodies, cold_count, drain, get, let_go, queue_of, settle_down
 from whole_broker import GROUP, WholeBroker
 
-from leveret.broker.durability import checkpointer
+from leveret.broker.alarms import Limits
+from leveret.broker.durability import checkpointer, committer
 from leveret.broker.durability.blobs import Blobs, StoredBlob
 from leveret.broker.durability.checkpoint import Checkpoint, LoadedCheckpoint
 from leveret.storage.engine import Corrupt, Position
@@ -247,6 +249,31 @@ async def test_images_are_of_different_positions(engine: MemoryEngine) -> None:
     positions = [image.position for image in LoadedCheckpoint.unpack(found[1]).queues]
     assert positions == sorted(set(positions)), "each has seen one batch more"
     assert positions[0] > found[0]
+
+
+async def test_while_the_disk_is_low_there_are_no_more_than_can_give_room_back(
+    engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last blob may be dead, too, such as one with very many acks."""
+    monkeypatch.setattr(committer, "WORTH_RECLAIMING_BYTES", 1)
+    limits = Limits(memory_bytes=1 << 60, disk_free_bytes=1 << 60)
+    broker = await WholeBroker(engine, limits=limits).start()
+    client = broker.client()
+    client.declare("q")
+    client.publish("q", b"1", b"2")
+    client.consume("q", no_ack=True)
+    await broker.commit()
+    broker.broker.alarms.update(memory_bytes=0, disk_free_bytes=1 << 59)
+    assert broker._committer is not None
+    committing = asyncio.create_task(broker._committer.run())
+    broker._committer.kick()
+    for _ in range(500):
+        await asyncio.sleep(0)
+    assert len(broker.broker.journal.blobs) == 0
+    assert broker.broker.counters.checkpoints <= 2
+    broker._committer.stop()
+    await committing
+    assert queue_of(await WholeBroker(engine).start(), "q").message_count == 0
 
 
 async def test_what_is_about_to_be_dropped_is_in_it(engine: MemoryEngine) -> None:
