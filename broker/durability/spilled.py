@@ -44,7 +44,10 @@ class SpilledBlobs(BlobIndex[SpilledBlob]):
 
     async def write(self, data: bytes) -> SpilledBlob:
         """A new blob, with no copies yet: the caller adds some or drops it. Raises EngineError."""
-        handle = await self._spill.write(data)
+        return self.enter(await self._spill.write(data))
+
+    def enter(self, handle: SpillHandle) -> SpilledBlob:
+        """What was written under this handle is a blob from now on."""
         position = self._next_position
         self._next_position += 1
         blob = self._by_position[position] = SpilledBlob(self, position, handle)

@@ -1,7 +1,5 @@
 """A lane against a sorted list: whatever is let go of and read back, nothing is lost, doubled, overtaken."""
 
-from collections import defaultdict
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,133 +10,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from queue_house import QueueHouse
+from lane_house import LaneHouse, give_back, popped
 
-from leveret.broker.durability.blobs import Blobs, StoredBlob
-from leveret.broker.message import CopyState, Message, QueuedMessage
+from leveret.broker.message import CopyState, QueuedMessage
 from leveret.broker.queues.lane import COPY_BYTES, GONE_TOLERATED, READ_AHEAD_BYTES, READ_RUNS_MAX, Lane
-from leveret.broker.queues.runs import NEVER, Row, Run, RunTable
-from leveret.protocol.amqp.properties import read_facts
-
-
-class LaneHouse:
-    """A lane, and a log that remembers what the lane gave it."""
-
-    def __init__(self) -> None:
-        self.house = QueueHouse()
-        self.queue = self.house.queue()
-        self.lane = Lane(self.queue, 0)
-        self.blobs = Blobs()
-        self.messages: dict[int, Message] = {}
-        self.unlogged: list[QueuedMessage] = []
-        self.settled: list[QueuedMessage] = []  # since the last commit
-        self.logged: set[int] = set()  # sequences that the log has, and no settle of them
-        self.last_position = 0
-
-    def publish(self, *bodies: bytes, is_durable: bool = True, expires_at: int | None = None) -> None:
-        for body in bodies:
-            sequence = len(self.messages) + 1
-            message = Message(sequence, 0, "", "q", b"\0\0", read_facts(b"\0\0"), body)
-            self.messages[sequence] = message
-            copy = QueuedMessage(message, self.queue, expires_at, 0)
-            self.lane.add(copy)
-            copy.is_durable = is_durable
-            if is_durable:
-                self.unlogged.append(copy)
-
-    def settle(self, copy: QueuedMessage) -> None:
-        copy.state = CopyState.GONE
-        if copy in self.unlogged:
-            self.unlogged.remove(copy)
-        elif copy.is_durable:
-            self.settled.append(copy)
-
-    def commit(self) -> StoredBlob:
-        """What the journal does at a take: publishes into one blob, then settles."""
-        self.last_position += 1
-        blob = StoredBlob(self.blobs, self.last_position)
-        for copy in self.unlogged:
-            self.lane.store(copy, blob)
-            blob.add(1)
-            self.logged.add(copy.message.sequence)
-        blob.size = 1000
-        self.blobs.enter(blob)
-        by_run: defaultdict[Run, list[int]] = defaultdict(list)
-        for copy in self.settled:
-            assert copy.run is not None
-            by_run[copy.run].append(copy.message.sequence)
-            self.lane.live_bytes -= len(copy.message.body)
-        for run, sequences in by_run.items():
-            self.lane.settle_run(run, sequences)
-            self.logged -= set(sequences)
-        self.unlogged, self.settled = [], []
-        return blob
-
-    def live_in(self, row: Row) -> list[int]:
-        """The copies that a cold run has, as its blob has them."""
-        return [
-            sequence
-            for sequence in range(row.first, row.last + 1)
-            if sequence in self.logged and not row.gone >> (sequence - row.first) & 1
-        ]
-
-    def read(self, bytes_max: int = READ_AHEAD_BYTES, copies_max: int | None = None) -> int:
-        """What the reader does with what the lane wants; returns how many runs it brought."""
-        rows = self.lane.wanted_rows(bytes_max)
-        for row in rows:
-            sequences = self.live_in(row)
-            assert len(sequences) == row.live
-            brought = sequences if copies_max is None else sequences[:copies_max]
-            last = row.last if brought == sequences else brought[-1]
-            copies = [self.queue.revive(self.messages[sequence]) for sequence in brought]
-            self.lane.admit(row, self.blobs[row.position], copies, last)
-        return len(rows)
-
-    def purge(self) -> None:
-        emptied = self.lane.empty()
-        for copy in emptied.copies:
-            self.settle(copy)
-        self.lane.live_bytes -= emptied.cold.body_bytes
-        for row in emptied.cold:
-            self.logged -= set(self.live_in(row))
-            self.blobs[row.position].release(row.live)
-
-    @property
-    def cold(self) -> list[int]:
-        """Sequences that are on the disk only."""
-        return [sequence for row in self.lane.cold or () for sequence in self.live_in(row)]
-
-    @property
-    def in_memory(self) -> list[int]:
-        return [copy.message.sequence for copy in self.lane]
-
-    def pop_all(self) -> list[int]:
-        """Everything, read back where that is needed."""
-        sequences = []
-        while self.lane.count:
-            copy = self.lane.pop()
-            if copy is None:
-                assert self.read()
-            else:
-                sequences.append(copy.message.sequence)
-        return sequences
+from leveret.broker.queues.runs import NEVER, RunTable
 
 
 @pytest.fixture
 def house() -> LaneHouse:
     return LaneHouse()
-
-
-def popped(house: LaneHouse) -> QueuedMessage:
-    copy = house.lane.pop()
-    assert copy is not None
-    copy.state = CopyState.UNACKED
-    return copy
-
-
-def give_back(house: LaneHouse, copy: QueuedMessage) -> None:
-    copy.state = CopyState.READY
-    house.lane.add(copy)
 
 
 def test_what_is_let_go_of_is_read_back_in_order(house: LaneHouse) -> None:
@@ -394,11 +275,12 @@ class LaneMachine(RuleBasedStateMachine):
         self.lane = self.house.lane
         self.ready: set[int] = set()
         self.unacked: dict[int, QueuedMessage] = {}
+        self.being_written: list[QueuedMessage] = []
         self.redelivered: set[int] = set()
 
     @rule(
         sizes=st.lists(st.integers(0, 600), min_size=1, max_size=5),
-        is_durable=st.integers(0, 9).map(bool),
+        is_durable=st.sampled_from((True, True, False)),
     )
     def publish(self, sizes: list[int], is_durable: bool) -> None:
         for size in sizes:
@@ -411,13 +293,25 @@ class LaneMachine(RuleBasedStateMachine):
         if keep_bytes is not None:
             self.lane.let_go(keep_bytes)
 
+    @rule(keep_bytes=st.integers(0, 6000), bytes_max=st.integers(1, 6000))
+    def begin_to_spill(self, keep_bytes: int, bytes_max: int) -> None:
+        self.being_written, _ = self.lane.spillable(keep_bytes, bytes_max)
+        assert all(copy.state is CopyState.READY and not copy.is_durable for copy in self.being_written)
+
+    @precondition(lambda self: self.being_written)
+    @rule()
+    def end_to_spill(self) -> None:
+        """Some of it may have gone meanwhile, or gone and come back."""
+        copies, self.being_written = self.being_written, []
+        self.house.spill_some(copies)
+
     @rule(count=st.integers(1, 4))
     def pop(self, count: int) -> None:
         for _ in range(count):
             copy = self.lane.pop()
             if copy is None:
                 # A run may begin before its first live copy; what lies between waits for nothing, but waits.
-                first = min((row.first for row in self.lane.cold or ()), default=NEVER)
+                first = min((table.first for table in self.lane.cold_tables), default=NEVER)
                 assert not self.ready or first <= min(self.ready)
                 return
             sequence = copy.message.sequence
@@ -473,7 +367,7 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(data=st.data(), copies_max=st.none() | st.integers(1, 3), wants_head=st.booleans())
     def read_some_run(self, data: st.DataObject, copies_max: int | None, wants_head: bool) -> None:
         """Something of it expires."""
-        rows = list(self.lane.cold or ())
+        rows = [row for table in self.lane.cold_tables for row in table]
         self.lane.want_run(data.draw(st.sampled_from(rows)).first)
         if wants_head:
             self.lane.want_more()
@@ -502,10 +396,15 @@ class LaneMachine(RuleBasedStateMachine):
         assert lane.count_in_memory == len(in_memory)
         assert lane.bytes_in_memory == COPY_BYTES * len(in_memory) + size_of(in_memory)
         assert lane.live_bytes == size_of(self.house.logged)
-        if lane.cold is not None:
-            assert (lane.cold.copies, lane.cold.body_bytes) == (len(cold), size_of(cold))
-        held = len(lane._in_order) + len(lane._out_of_order) + len(lane._tail)
-        assert held <= 2 * len(in_memory) + GONE_TOLERATED + 1
+        for table in lane.cold_tables:
+            its = [sequence for row in table for sequence in self.house.live_in(row)]
+            assert (table.copies, table.body_bytes) == (len(its), size_of(its))
+        in_spill = [blob.live_copies for blob in self.house.spilled]
+        assert sum(in_spill) == len(set(cold) - self.house.logged)
+        assert all(in_spill)
+        held = [*lane._in_order, *(copy for _, copy in lane._out_of_order), *lane._tail]
+        assert len(held) <= 2 * len(in_memory) + GONE_TOLERATED + 1
+        assert lane._gone == sum(copy.state is not CopyState.READY for copy in held)
 
     @invariant()
     def runs_tell_what_the_log_has(self) -> None:
