@@ -57,7 +57,17 @@ class Batch:
 class Packer:
     """Fills a batch's payloads, starting a new blob at a record border when one is full."""
 
-    __slots__ = ("_batch", "_blob", "_blobs", "_parts", "_payload_max_bytes", "_pieces", "_position", "_room")
+    __slots__ = (
+        "_batch",
+        "_blob",
+        "_blobs",
+        "_parts",
+        "_payload_max_bytes",
+        "_pieces",
+        "_position",
+        "_residents",
+        "_room",
+    )
 
     def __init__(self, batch: Batch, blobs: Blobs, payload_max_bytes: int, next_position: int) -> None:
         self._batch = batch
@@ -68,6 +78,7 @@ class Packer:
         self._pieces: list[bytes] = []
         self._blob = StoredBlob(blobs, 0)
         self._parts: dict[Message, range] = {}
+        self._residents = Residents()
 
     def add_parts(self, message: Message) -> None:
         """The body of a large message, ahead of everything else."""
@@ -125,7 +136,7 @@ class Packer:
         """Write what is alive of a blob anew, all of it into one blob, unless that is most of it."""
         if not victim.live_copies:
             return  # nothing is left by now
-        survivors = find_survivors(victim, payload, queues)
+        survivors = find_survivors(victim, payload, queues, self._residents)
         packed = [_pack_moved(survivor) for survivor in survivors]
         size = sum(len(head) + len(body) for head, body in packed)
         if victim.parts or size > len(payload) * SPARSE_SHARE:
@@ -157,28 +168,48 @@ class Packer:
         self._room = self._payload_max_bytes
 
 
-def find_survivors(victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]") -> list[Survivor]:
+class Residents:
+    """The runs in memory, by lane and blob; made lane by lane when first asked for."""
+
+    def __init__(self) -> None:
+        self._by_lane: dict[Lane, dict[StoredBlob, list[Run]]] = {}
+
+    def find(self, lane: Lane, sequence: int, blob: StoredBlob) -> Run | None:
+        """The run of this blob that holds the copy."""
+        by_blob = self._by_lane.get(lane)
+        if by_blob is None:
+            by_blob = self._by_lane[lane] = {}
+            for run in lane.resident.values():
+                by_blob.setdefault(run.blob, []).append(run)
+        return next((run for run in by_blob.get(blob, ()) if run.holds(sequence)), None)
+
+
+def find_survivors(
+    victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]", residents: Residents
+) -> list[Survivor]:
     """The messages of a blob that are alive, with the lanes where they are: in a run in memory, or cold."""
     survivors = []
-    runs: dict[Lane, list[Run]] = {}  # of this blob, in memory
     for record_type, start, end in iter_records(payload):
         if record_type not in HOLDS_MESSAGE:
             continue
-        publish = records.unpack_publish(payload[start:end])
-        facts = read_facts(publish.properties)
-        lanes: list[tuple[Lane, Run | None]] = []
-        for queue_id in publish.queue_ids:
+        sequence, count, first_id = records.peek_publish(payload, start)
+        ids = (first_id,) if count == 1 else records.queue_ids_at(payload, start, count)
+        alive: list[tuple[Lane, Run | None]] = []
+        publish = None
+        for queue_id in ids:
             queue = queues.get(queue_id)
             if queue is None:
                 continue
-            lane = queue.lane(queue.priority_of(facts))
-            if lane not in runs:
-                runs[lane] = [run for run in lane.resident.values() if run.blob is victim]
-            run = next((run for run in runs[lane] if run.holds(publish.sequence)), None)
-            if run is not None or lane.is_cold_in(publish.sequence, victim):
-                lanes.append((lane, run))
-        if lanes:
-            survivors.append((publish, lanes))
+            priority = 0
+            if queue.settings.max_priority is not None:
+                publish = publish or records.unpack_publish(payload[start:end])
+                priority = queue.priority_of(read_facts(publish.properties))
+            lane = queue.lane(priority)
+            run = residents.find(lane, sequence, victim)
+            if run is not None or lane.is_cold_in(sequence, victim):
+                alive.append((lane, run))
+        if alive:
+            survivors.append((publish or records.unpack_publish(payload[start:end]), alive))
     return survivors
 
 

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 SLICE_S = 0.002  # of the loop's time after a take
 STEP_BLOBS = 1000
-STEP_QUEUES = 16
 LOG_PER_CHECKPOINT = 4  # a large checkpoint is made when the log has grown to so many times its size
 
 
@@ -101,10 +100,9 @@ class Checkpointer:
             for blob in blobs[at : at + STEP_BLOBS]:
                 checkpoint.add_blob(blob)
             yield
-        for at in range(0, len(queues), STEP_QUEUES):
-            for queue in queues[at : at + STEP_QUEUES]:
-                if not queue.is_deleted:
-                    checkpoint.add_queue(queue, self._tail.position)
+        for queue in queues:
+            if not queue.is_deleted:
+                checkpoint.add_queue(queue, self._tail.position)
             yield
 
     async def write(self) -> None:

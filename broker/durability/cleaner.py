@@ -16,7 +16,7 @@ from .journal import Journal
 
 SLACK_BYTES = 32 * 1024 * 1024  # of dead bytes that nobody minds
 LOG_PER_LIVE_BYTE = 1.5  # more than that is too much
-AT_ONCE = 8  # victims in one batch: their survivors make 1 MiB at most
+AT_ONCE = 16  # victims in one batch: to look for their survivors takes some milliseconds
 
 
 class Cleaner:
@@ -41,10 +41,10 @@ class Cleaner:
         blobs = self._journal.blobs
         return blobs.size - blobs.dead_size > LOG_PER_LIVE_BYTE * blobs.live_size + SLACK_BYTES
 
-    async def clean(self) -> None:
-        """Move survivors until the log is small enough; what has become sparse meanwhile waits.
+    async def clean(self, is_enough: Callable[[], bool]) -> None:
+        """Move survivors until the log is small enough, or so much is dead that a checkpoint is due.
 
-        The next checkpoint is what gives the room back, so it must not wait long.
+        That is what gives the room back.
         """
         blobs = self._journal.blobs
         on_disk = [blob for blob in blobs.sparse if blob.position < blobs.under_way_from]
@@ -53,6 +53,8 @@ class Cleaner:
             if self._is_stopping or not self.is_needed:
                 return
             await self._move(victims[at : at + AT_ONCE])
+            if is_enough():
+                return
 
     async def _move(self, victims: list[StoredBlob]) -> None:
         positions = [Position(victim.position) for victim in victims]

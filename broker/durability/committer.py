@@ -12,7 +12,8 @@ before (`alarms.py`).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from leveret.storage.blob import chain_hash, encode_blob
 from leveret.storage.engine import Append, EngineError, Full, LogEngine
@@ -58,6 +59,8 @@ class Committer:
 
     async def run(self) -> None:
         """Commit until closed. Raises EngineError when a commit or a checkpoint failed."""
+        if self._cleaner.is_needed:  # what the last process left to do
+            self._upkeep = self._beside(self._clean())
         while not self._closing:
             await self._wakeup.wait()
             self._wakeup.clear()
@@ -76,12 +79,19 @@ class Committer:
             self._upkeep.result()
             self._upkeep = None
         if self._checkpointer.is_complete:
-            self._upkeep = asyncio.create_task(self._write_checkpoint(), name="checkpoint")
-            self._upkeep.add_done_callback(lambda _: self._wakeup.set())
+            self._upkeep = self._beside(self._write_checkpoint())
+
+    def _beside(self, upkeep: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(upkeep, name="upkeep")
+        task.add_done_callback(lambda _: self._wakeup.set())
+        return task
 
     async def _write_checkpoint(self) -> None:
         await self._checkpointer.write()
-        await self._cleaner.clean()
+        await self._clean()
+
+    async def _clean(self) -> None:
+        await self._cleaner.clean(lambda: self._checkpointer.is_due)
 
     async def keep_up(self) -> None:
         """Do now what is due beside the commits; for those who call `commit` themselves."""

@@ -139,9 +139,7 @@ class Lane:
 
     def tables(self) -> list[RunTable]:
         """What of the log is alive: the runs in memory, and the cold ones."""
-        in_memory = RunTable()
-        for run in self.resident.values():
-            in_memory.add(run.row())
+        in_memory = RunTable.of(self.resident.values())
         return [in_memory] if self.cold is None else [in_memory, self.cold]
 
     def is_cold_in(self, sequence: int, blob: "StoredBlob") -> bool:

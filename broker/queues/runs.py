@@ -17,8 +17,8 @@ Invariants:
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from operator import gt
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter, gt
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -133,6 +133,21 @@ class RunTable:
         self._mask_bits = 0  # of all masks together
         self.gone: dict[int, int] = {}  # by `first`, where a mask is not 0
         self.expires: dict[int, int] = {}  # by `first`, where a copy expires
+
+    @classmethod
+    def of(cls, runs: Iterable[Run]) -> "RunTable":
+        """Rows as these runs would have them."""
+        table = cls()
+        in_order = sorted(runs, key=attrgetter("first"))
+        table._firsts.extend([run.first for run in in_order])
+        table._lasts.extend([run.last for run in in_order])
+        table._positions.extend([run.blob.position for run in in_order])
+        table._lives.extend([run.live for run in in_order])
+        table.copies = sum(table._lives)
+        table.gone = {run.first: run.gone for run in in_order if run.gone}
+        table.expires = {run.first: run.expires_at for run in in_order if run.expires_at != NEVER}
+        table._mask_bits = sum(map(int.bit_length, table.gone.values()))
+        return table
 
     def __len__(self) -> int:
         return len(self._firsts) - self._head

@@ -170,7 +170,6 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """One queue after each commit, and the next checkpoint as soon as one is made."""
     monkeypatch.setattr(checkpointer, "LOG_PER_CHECKPOINT", 0)
     monkeypatch.setattr(checkpointer, "SLICE_S", -1.0)
-    monkeypatch.setattr(checkpointer, "STEP_QUEUES", 1)
 
 
 NAMES = [f"q{number}" for number in range(6)]

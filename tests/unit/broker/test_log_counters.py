@@ -84,7 +84,7 @@ async def test_checkpoints_are_counted(engine: MemoryEngine) -> None:
     assert latest.checkpoint_bytes == counters.checkpointed_bytes == len(found[1])
     assert latest.checkpoint_at_s == broker.clock.now_ms() / 1000
     assert [count for bound, count in counters.checkpoint_seconds.buckets() if bound == "+Inf"] == [1]
-    assert counters.blobs_dropped == 1  # that of the acked message
+    assert counters.blobs_dropped == 2  # that of the acked message, and that which says so
 
 
 async def test_cleaning_is_counted(engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ async def test_what_is_only_just_being_written_is_not_cleaned(
     client.channel.queue_delete("r", if_unused=False, if_empty=False)
     assert broker._committer is not None
     assert broker.broker.journal.blobs.sparse
-    await broker._committer._cleaner.clean()
+    await broker._committer._clean()
     engine.is_done.set()
     await committing
     await settle_down(broker)
