@@ -394,7 +394,7 @@ class TestRestart:
         daemon.start()
         async with leveret.connect(daemon.leveret_url) as connection, await connection.channel() as channel:
             queue = await channel.get_queue("jobs")
-            bodies = [int((await next_of(queue)).body) for _ in range(queue.message_count)]
+            bodies = [int((await queue.get()).body) for _ in range(queue.message_count)]
             assert bodies in (list(range(50)), list(range(1, 50)))
 
     async def test_a_clean_stop_says_goodbye(self, daemon: Daemon) -> None:
