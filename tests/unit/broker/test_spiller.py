@@ -222,6 +222,8 @@ class TestBehind:
         assert broker.broker.spiller.is_behind
         broker.broker.spiller.when_caught_up(lambda: calls.append(broker.broker.spiller.is_behind))
         await broker.broker.spiller.spill()
+        (lane,) = queue_of(broker, "q").lanes
+        assert broker.broker.windows.total == lane.bytes_in_memory < 17_000
         assert calls == []
         await broker.spill()
         publish(client, "q", b"more")
