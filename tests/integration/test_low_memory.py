@@ -16,7 +16,14 @@ LIMIT_BYTES = 160 * MIB
 BODY_BYTES = 16 * 1024
 LIBRARIES: list[FlowClient] = [PikaAsyncioClient, LeveretClient]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 * TIMEOUT_FACTOR)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(120 * TIMEOUT_FACTOR),
+    pytest.mark.skip(
+        reason="NOT TESTED: messages that wait are spilled to the disk, so that they no longer use up the memory; "
+        "only those that consumers hold unacked could"
+    ),
+]
 
 
 @pytest.fixture
