@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(120 * TIMEOUT_FACTOR),
     pytest.mark.skip(
-        reason="NOT TESTED: messages that wait are spilled to the disk, so that they no longer use up the memory; "
+        reason="NOT TESTED: messages that wait are spilled to the disk and no longer use up the memory; "
         "only those that consumers hold unacked could"
     ),
 ]
