@@ -20,6 +20,7 @@ from .errors import (
     ChannelClosed,
     ConnectionLost,
     ConsumerCancelled,
+    DeliveryLost,
     LeveretError,
     Nacked,
     NotAllowed,
@@ -28,7 +29,9 @@ from .errors import (
     PreconditionFailed,
     QueueEmpty,
     ResourceLocked,
+    Undecodable,
     Unroutable,
+    WrongLoop,
 )
 from .exchange import Exchange, ExchangeType
 from .incoming import IncomingMessage
@@ -48,6 +51,7 @@ __all__ = [
     "Connector",
     "Consumer",
     "ConsumerCancelled",
+    "DeliveryLost",
     "DeliveryMode",
     "Exchange",
     "ExchangeType",
@@ -62,6 +66,8 @@ __all__ = [
     "Queue",
     "QueueEmpty",
     "ResourceLocked",
+    "Undecodable",
     "Unroutable",
+    "WrongLoop",
     "connect",
 ]

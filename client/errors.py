@@ -13,6 +13,9 @@
     - `AuthenticationFailed`: wrong user or password
     - `QueueEmpty`: `Queue.get` found nothing
     - `AlreadySettled`: the message was acked, nacked or rejected before
+    - `DeliveryLost`: the message came over a connection that broke since; the broker delivers it again
+    - `Undecodable`: a body is not what its content type says, or nobody knows how to decode that type
+    - `WrongLoop`: something of a connection was used in another event loop than the connection's
 
 Wrong arguments raise `ValueError` or `TypeError`; a publish whose `timeout_s` is over raises Python's own
 `TimeoutError`, and `Blocked` is one, too.
@@ -115,6 +118,28 @@ class QueueEmpty(LeveretError):
 
 class AlreadySettled(LeveretError):
     """The message was acked, nacked or rejected before; that can be done once."""
+
+
+class DeliveryLost(LeveretError):
+    """The message came before a reconnect: it cannot be settled any more, for the broker has taken it back.
+
+    It is delivered again, with `redelivered`. What a handler did for it may thus be done twice: see to it that
+    this does no harm. `message.process()` and handlers log this error and go on.
+    """
+
+
+class Undecodable(LeveretError, ValueError):
+    """`message.decode()` failed: the body is not what its content type says, or the type is unknown.
+
+    Trying again will not help: reject such a message.
+    """
+
+
+class WrongLoop(LeveretError, RuntimeError):
+    """A connection, and all that comes from it, is used in the event loop that it was opened in, only.
+
+    From a thread, use `asyncio.run_coroutine_threadsafe`, or `leveret.sync`.
+    """
 
 
 _BY_CODE: dict[int, type[BrokerError]] = {

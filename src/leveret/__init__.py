@@ -24,6 +24,7 @@ from .client import (
     Connector,
     Consumer,
     ConsumerCancelled,
+    DeliveryLost,
     DeliveryMode,
     Exchange,
     ExchangeType,
@@ -38,7 +39,9 @@ from .client import (
     Queue,
     QueueEmpty,
     ResourceLocked,
+    Undecodable,
     Unroutable,
+    WrongLoop,
     connect,
 )
 from .version import __version__
@@ -56,6 +59,7 @@ __all__ = [
     "Connector",
     "Consumer",
     "ConsumerCancelled",
+    "DeliveryLost",
     "DeliveryMode",
     "Exchange",
     "ExchangeType",
@@ -70,7 +74,9 @@ __all__ = [
     "Queue",
     "QueueEmpty",
     "ResourceLocked",
+    "Undecodable",
     "Unroutable",
+    "WrongLoop",
     "__version__",
     "connect",
 ]
