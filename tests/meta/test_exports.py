@@ -4,11 +4,11 @@ import importlib
 from types import ModuleType
 
 import pytest
-from sources import PACKAGES, ROOT, python_files
+from sources import PACKAGES, installed_path, python_files
 
 MODULES = sorted(
     {
-        ".".join(("leveret", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        ".".join(("leveret", *installed_path(file).with_suffix("").parts)).removesuffix(".__init__")
         for file in python_files(*PACKAGES)
     }
 )

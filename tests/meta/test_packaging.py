@@ -19,7 +19,7 @@ import pytest
 from daemon import Daemon
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from sources import PACKAGES, ROOT, python_files
+from sources import PACKAGES, ROOT, installed_path, python_files
 
 from leveret.version import __version__
 
@@ -60,7 +60,7 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shipped() -> set[str]:
     """Where the wheel must have the packages' modules."""
-    modules = {f"leveret/{file.relative_to(ROOT)}" for file in python_files(*PACKAGES)}
+    modules = {f"leveret/{installed_path(file)}" for file in python_files(*PACKAGES)}
     return modules | {f"leveret/{name}" for name in ("__init__.py", "__main__.py", "version.py", "py.typed")}
 
 

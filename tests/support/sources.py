@@ -6,14 +6,19 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("broker", "client", "protocol", "storage")
-FOLDERS = (*PACKAGES, "src", "tests", "benchmarks", "examples")
+PACKAGES = ("broker", "client", "protocol", "storage", "src/leveret/patterns")
+FOLDERS = ("broker", "client", "protocol", "storage", "src", "tests", "benchmarks", "examples")
 
 
 @cache
 def python_files(*folders: str) -> tuple[Path, ...]:
     """Every Python file below these folders of the project, sorted; links are not followed."""
     return tuple(sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py")))
+
+
+def installed_path(file: Path) -> Path:
+    """Where an installed Leveret has this module of one of the packages, below `leveret/`."""
+    return Path(str(file.relative_to(ROOT)).removeprefix("src/leveret/"))
 
 
 @cache
