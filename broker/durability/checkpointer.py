@@ -47,10 +47,13 @@ class Checkpointer:
         self._grown_bytes += size
 
     @property
+    def worth_bytes(self) -> int:
+        """If the log has grown by so much, or there is so much to drop, one is worth the writing."""
+        return max(self._every_bytes, self._last_size * LOG_PER_CHECKPOINT)
+
+    @property
     def is_due(self) -> bool:
-        """The log has grown, or there is something to drop: worth the writing of one."""
-        enough = max(self._every_bytes, self._last_size * LOG_PER_CHECKPOINT)
-        return max(self._grown_bytes, self._broker.journal.blobs.dead_size) >= enough
+        return max(self._grown_bytes, self._broker.journal.blobs.dead_size) >= self.worth_bytes
 
     @property
     def is_walking(self) -> bool:

@@ -38,13 +38,19 @@ class Cleaner:
 
     @property
     def is_needed(self) -> bool:
+        return self._excess_bytes > 0
+
+    @property
+    def _excess_bytes(self) -> float:
+        """By how much the log is too large, the dead blobs apart."""
         blobs = self._journal.blobs
-        return blobs.size - blobs.dead_size > LOG_PER_LIVE_BYTE * blobs.live_size + SLACK_BYTES
+        return blobs.size - blobs.dead_size - LOG_PER_LIVE_BYTE * blobs.live_size - SLACK_BYTES
 
-    async def clean(self, is_enough: Callable[[], bool]) -> None:
-        """Move survivors until the log is small enough, or so much is dead that a checkpoint is due.
+    async def clean(self, enough_bytes: int) -> None:
+        """Move survivors until the log is small enough, or so much is dead, and half of what is too much.
 
-        That is what gives the room back.
+        The next checkpoint gives the room back. That it is due sooner is no reason to end: the log of a
+        broker that writes fast would grow from round to round.
         """
         blobs = self._journal.blobs
         on_disk = [blob for blob in blobs.sparse if blob.position < blobs.under_way_from]
@@ -53,7 +59,7 @@ class Cleaner:
             if self._is_stopping or not self.is_needed:
                 return
             await self._move(victims[at : at + AT_ONCE])
-            if is_enough():
+            if blobs.dead_size >= max(enough_bytes, self._excess_bytes):
                 return
 
     async def _move(self, victims: list[StoredBlob]) -> None:

@@ -91,7 +91,7 @@ class Committer:
         await self._clean()
 
     async def _clean(self) -> None:
-        await self._cleaner.clean(lambda: self._checkpointer.is_due)
+        await self._cleaner.clean(self._checkpointer.worth_bytes)
 
     async def keep_up(self) -> None:
         """Do now what is due beside the commits; for those who call `commit` themselves."""

@@ -24,7 +24,6 @@ RUNS = {
         "--size=4096",
         "--keep-every=50",
         "--ahead=4000",
-        "--disk-over-mb=200",
     ],
     "queues": ["--queues=300", "--each=60", "--size=16384", "--sample=20", "--memory-mb=200"],
     "fanout": ["--queues=50"],

@@ -334,3 +334,17 @@ async def test_one_old_message_among_many_never_pins_the_log(engine: WatchedEngi
     assert sum(size for _, size in await engine.blobs(GROUP)) < 60_000
     after = await restarted(engine)
     assert await bodies(after, after.client(), "old") == [b"%d" % number for number in range(300)]
+
+
+async def test_the_larger_the_log_the_longer_a_round(
+    engine: WatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that writes fast would never catch up with one step per checkpoint."""
+    monkeypatch.setattr(cleaner, "AT_ONCE", 1)
+    broker = await WholeBroker(engine, checkpoint_every_bytes=10_000_000).start()
+    client = broker.client()
+    victims = [await sparse_blob(broker, client, b"%d" % number, b"") for number in range(40)]
+    assert broker._committer is not None
+    await broker._committer._cleaner.clean(enough_bytes=1)
+    still_alive = sum(victim.live_copies > 0 for victim in victims)
+    assert 15 <= still_alive <= 21
