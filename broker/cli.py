@@ -18,7 +18,7 @@ from leveret.storage.directory import DirectoryUnusable
 from leveret.storage.engine import Corrupt, EngineError
 from leveret.version import __version__
 
-from .daemon import logs, server
+from .daemon import logs, process
 from .daemon.config import OPTIONS, ConfigError, load
 from .durability.check import inspect
 
@@ -56,7 +56,7 @@ def serve(file: Path | None, **flags: str | None) -> int:
     given = {name: value for name, value in flags.items() if value is not None}
     config = load(given, os.environ, file)
     logs.configure(config.log_level, config.log_format)
-    exit_code: int = server.serve(config)
+    exit_code: int = process.serve(config)
     return exit_code
 
 

@@ -1,13 +1,16 @@
-"""The daemon's life: open the log, recover, listen, say that it is ready; and the same backwards.
+"""A broker's life: open the log, recover, listen, say that it is ready; and the same backwards.
 
 Start: engine (which locks the directory) -> HTTP -> acquire (fences every earlier owner) -> recover ->
-committer -> listeners -> ready line.
+committer -> listeners -> ready.
 
-Stop (SIGTERM, SIGINT): stop accepting -> let what is under way become durable -> tell clients 320 -> close
-what is left -> last commit and checkpoint -> close the engine -> exit 0. A second signal ends it at once.
+Stop: stop accepting -> let what is under way become durable -> tell clients 320 -> close what is left -> last
+commit and checkpoint -> close the engine -> 0.
 
-A failed commit skips all politeness: nothing more is confirmed, the process exits non-zero, the next start
-recovers. A damaged blob, found when it is read, ends it likewise; but that needs a person (exit code 2).
+A failed commit skips all politeness: nothing more is confirmed, `run` returns something else than 0, the next
+start recovers. A damaged blob, found when it is read, ends it likewise; but that needs a person.
+
+Nothing here belongs to the process as a whole (signals, the garbage collector, output): that is `process.py`,
+so that a broker can also live in a thread of somebody else's process (`leveret.testing`).
 """
 
 import asyncio
@@ -15,19 +18,13 @@ import contextlib
 import errno
 import gc
 import logging
-import os
-import signal
-import sys
-from collections.abc import Iterator
-
-import uvloop
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
 from leveret.storage.engine import Corrupt, EngineError, EngineStats, LogEngine
-from leveret.storage.lmdb import LmdbEngine
-from leveret.storage.memory import MemoryEngine
-from leveret.storage.spill import FileSpill, Spill
+from leveret.storage.spill import Spill
 
 from ..auth import Authenticator, User, hash_password
 from ..broker import Broker
@@ -39,7 +36,6 @@ from ..sessions.session import SessionSettings
 from ..sessions.transport import Transport
 from ..timers import LoopTimers
 from .config import Config
-from .http import HttpServer
 from .resources import ResourceWatch, limits_of
 
 log = logging.getLogger(__name__)
@@ -47,49 +43,51 @@ log = logging.getLogger(__name__)
 GROUP = 0  # the one group of a broker that owns everything
 NODE = "leveret"
 TICK_S = 0.5  # how often heartbeats are looked at
-SWITCH_INTERVAL_S = 0.0005  # the storage thread gets the GIL back soon: puts of a busy broker 5.3 -> 1.4 ms
-# A full garbage collection walks every message in memory (100 ms for 100,000) and finds nothing: messages
-# are in no cycles. Connections are, so it is done when some have gone.
-GC_YOUNG = 20_000
-GC_NEVER = 1_000_000_000
+# Connections are in cycles, so garbage is collected when some have gone.
 GC_AFTER_CONNECTIONS = 200
 BACKLOG = 1024  # connections that wait for accept
 GOODBYE_S = 1.0  # for clients to read why we leave; one that only publishes now and then never looks
-EXIT_AT_ONCE = 1
 EXIT_COMMIT_FAILED = 3
 
 
-def serve(config: Config) -> int:
-    """Run a broker until it is told to stop. Returns the exit code."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.set_threshold(GC_YOUNG, GC_NEVER, GC_NEVER)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(config, _make_engine(config), _make_spill(config)).run())
+class Http(Protocol):
+    """Where people and tools look at the broker: `HttpServer`."""
 
+    port: int
 
-def _make_engine(config: Config) -> LogEngine:
-    if config.engine == "memory":
-        return MemoryEngine()
-    return LmdbEngine(config.data_dir, sync_delay_ms=config.sync_delay_ms)
+    async def start(self) -> None:
+        """Listen. Raises OSError when the port is taken."""
 
-
-def _make_spill(config: Config) -> Spill:
-    return FileSpill(None if config.engine == "memory" else config.data_dir / "spill")
+    async def stop(self) -> None:
+        """Idempotent."""
 
 
 class Server:
-    """One per process; `run` is its life."""
+    """One broker; `run` is its life, `stop` ends it."""
 
-    def __init__(self, config: Config, engine: LogEngine, spill: Spill) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: LogEngine,
+        spill: Spill,
+        make_http: "Callable[[str, int, Broker, Server], Http] | None",
+        on_ready: Callable[[], None],
+    ) -> None:
+        """`on_ready` is called when clients can connect. Without `make_http`, there is no HTTP."""
         self._config = config
         self._engine = engine
         self._spill = spill
+        self._make_http = make_http
+        self._on_ready = on_ready
+        self.port = config.port  # from `on_ready` on the real ones, also for 0
+        self.http_port = config.http_port
         self._clock = SystemClock()
         self._transports: set[Transport] = set()
         self._no_transports = asyncio.Event()
         self._no_transports.set()
         self._listeners: list[asyncio.Server] = []
         self._stop = asyncio.Event()
+        self._goodbye_s = GOODBYE_S
         self._committer: Committer | None = None  # from the end of recovery on
         self._closed_at_collection = 0  # connections, when garbage was collected last
         self.is_ready = False
@@ -122,22 +120,29 @@ class Server:
             connections_max=config.connections_max,
             ack_timeout_ms=config.consumer_timeout_ms,
         )
-        self._handle_signals(loop)
-        http = HttpServer(config.http_host, config.http_port, broker, self)
+        if self._make_http is None:
+            return await self._recover_and_serve(broker)
+        http = self._make_http(config.http_host, config.http_port, broker, self)
         with _naming(config.http_host, config.http_port, "--http-port"):
             await http.start()  # before recovery, which may take a while: it is alive, and not ready
+        self.http_port = http.port
         try:
-            return await self._recover_and_serve(broker, http)
+            return await self._recover_and_serve(broker)
         finally:
-            self.is_ready = False
             await http.stop()
 
-    async def _recover_and_serve(self, broker: Broker, http: HttpServer) -> int:
+    def stop(self, goodbye_s: float = GOODBYE_S) -> None:
+        """End `run`: clients have so long to read why we leave. To be called from the loop; idempotent."""
+        self._goodbye_s = goodbye_s
+        self._stop.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop.is_set()
+
+    async def _recover_and_serve(self, broker: Broker) -> int:
         lease = await self._engine.acquire(GROUP, NODE)
         tail = await recover(self._engine, GROUP, lease, broker)
-        # What was recovered lives long: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
         self._committer = committer = Committer(self._engine, broker, tail, self._config.checkpoint_bytes)
         committing = asyncio.create_task(committer.run(), name="committer")
         reading = asyncio.create_task(broker.reader.run(self._engine, GROUP), name="reader")
@@ -148,12 +153,11 @@ class Server:
         try:
             await watch.look()  # before anybody can publish
             await self._listen(broker)
+            self._on_ready()
             self.is_ready = True
-            print(
-                f"ready port={self._port} http_port={http.port} data_dir={self._config.data_dir}", flush=True
-            )
             return await self._serve_until_stopped(committer, committing, reading, spilling)
         finally:
+            self.is_ready = False
             reading.cancel()
             spilling.cancel()
             ticking.cancel()
@@ -184,27 +188,16 @@ class Server:
             return transport
 
         loop = asyncio.get_running_loop()
-        self._port = config.port
         for host in config.host:
-            with _naming(host, self._port, "--port"):
-                listener = await loop.create_server(accept, host, self._port, backlog=BACKLOG)
+            with _naming(host, self.port, "--port"):
+                listener = await loop.create_server(accept, host, self.port, backlog=BACKLOG)
             self._listeners.append(listener)
-            self._port = listener.sockets[0].getsockname()[1]  # the one that was free, if any would do
+            self.port = listener.sockets[0].getsockname()[1]  # the one that was free, if any would do
 
     def _transport_closed(self, transport: Transport) -> None:
         self._transports.discard(transport)
         if not self._transports:
             self._no_transports.set()
-
-    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        def on_signal() -> None:
-            if self._stop.is_set():
-                log.warning("second signal: ending at once")
-                os._exit(EXIT_AT_ONCE)
-            self._stop.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
 
     async def _serve_until_stopped(
         self, committer: Committer, committing: "asyncio.Task[None]", *others: "asyncio.Task[None]"
@@ -251,7 +244,7 @@ class Server:
         for transport in list(self._transports):
             transport.close(goodbye)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
+            async with asyncio.timeout(self._goodbye_s):
                 await self._no_transports.wait()
 
     def _log_failed(self, error: BaseException | None) -> int:

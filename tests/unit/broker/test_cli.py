@@ -17,7 +17,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 class FakeServe:
-    """Stands in for `server.serve`: remembers the configuration, then ends as it was told to."""
+    """Stands in for `process.serve`: remembers the configuration, then ends as it was told to."""
 
     def __init__(self) -> None:
         self.config: Config | None = None
@@ -34,7 +34,7 @@ class FakeServe:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     fake = FakeServe()
-    monkeypatch.setattr(cli.server, "serve", fake)
+    monkeypatch.setattr(cli.process, "serve", fake)
     monkeypatch.setattr(cli.logs, "configure", lambda *_: None)
     return fake
 

@@ -1,0 +1,73 @@
+"""A broker that has a process of its own: its signals, its garbage collector, and the line that says ready.
+
+SIGTERM and SIGINT stop the broker in an orderly way; a second one ends the process at once.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+
+import uvloop
+
+from leveret.storage.engine import LogEngine
+from leveret.storage.lmdb import LmdbEngine
+from leveret.storage.memory import MemoryEngine
+from leveret.storage.spill import FileSpill, Spill
+
+from .config import Config
+from .http import HttpServer
+from .server import Server
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005  # the storage thread gets the GIL back soon: puts of a busy broker 5.3 -> 1.4 ms
+# A full garbage collection walks every message in memory (100 ms for 100,000) and finds nothing: messages
+# are in no cycles. The server sees to the cycles that there are.
+GC_YOUNG = 20_000
+GC_NEVER = 1_000_000_000
+EXIT_AT_ONCE = 1
+
+
+def serve(config: Config) -> int:
+    """Run a broker until it is told to stop. Returns the exit code."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(GC_YOUNG, GC_NEVER, GC_NEVER)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(config))
+
+
+async def _run(config: Config) -> int:
+    def on_ready() -> None:
+        # What was recovered lives long: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        facts = f"port={server.port} http_port={server.http_port} data_dir={config.data_dir}"
+        print(f"ready {facts}", flush=True)
+
+    server = Server(config, _make_engine(config), _make_spill(config), HttpServer, on_ready)
+    _handle_signals(server)
+    return await server.run()
+
+
+def _make_engine(config: Config) -> LogEngine:
+    if config.engine == "memory":
+        return MemoryEngine()
+    return LmdbEngine(config.data_dir, sync_delay_ms=config.sync_delay_ms)
+
+
+def _make_spill(config: Config) -> Spill:
+    return FileSpill(None if config.engine == "memory" else config.data_dir / "spill")
+
+
+def _handle_signals(server: Server) -> None:
+    def on_signal() -> None:
+        if server.is_stopping:
+            log.warning("second signal: ending at once")
+            os._exit(EXIT_AT_ONCE)
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
