@@ -1,4 +1,7 @@
-"""Memory that runs short: publishers are blocked, consumers go on, and with what they take the alarm ends."""
+"""Memory that runs short: publishers are blocked, consumers go on, and with what they settle the alarm ends.
+
+Messages that wait do not fill the memory: they are spilled. What consumers hold unacked does.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +22,6 @@ LIBRARIES: list[FlowClient] = [PikaAsyncioClient, LeveretClient]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(120 * TIMEOUT_FACTOR),
-    pytest.mark.skip(
-        reason="NOT TESTED: messages that wait are spilled to the disk and no longer use up the memory; "
-        "only those that consumers hold unacked could"
-    ),
 ]
 
 
@@ -37,16 +36,22 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 async def test_publishers_wait_until_consumers_have_freed_memory(daemon: Daemon, library: FlowClient) -> None:
     client = await library.connect(library.url(daemon.amqp_url))
     await (await client.open_channel()).declare_queue("q")
-    publisher, consumer = Publisher("p", BODY_BYTES, persistent=False), Consumer()
+    publisher, hoarder, consumer = (
+        Publisher("p", BODY_BYTES, persistent=False),
+        Consumer(keep_every=1),
+        Consumer(),
+    )
     async with flowing(daemon, publisher.run(library, daemon, "q")):
-        await until(lambda: publisher.is_blocked, "blocked", daemon)
-        found = metrics(daemon)
-        assert found["leveret_alarm_active", (("resource", "memory"),)] == 1
-        assert LIMIT_BYTES * 0.95 < found["leveret_memory_used_bytes", ()] < LIMIT_BYTES * 2
-        full = len(publisher.confirmed)
+        async with flowing(daemon, hoarder.run(library, daemon, "q")):
+            await until(lambda: publisher.is_blocked, "blocked", daemon)
+            found = metrics(daemon)
+            assert found["leveret_alarm_active", (("resource", "memory"),)] == 1
+            assert LIMIT_BYTES * 0.95 < found["leveret_memory_used_bytes", ()] < LIMIT_BYTES * 2
+            full = len(publisher.confirmed)
         async with flowing(daemon, consumer.run(library, daemon, "q")):
-            await until(lambda: len(publisher.confirmed) > 2 * full, "unblocked", daemon)
+            await until(lambda: len(publisher.confirmed) > full + 1000, "unblocked", daemon)
             await publisher.stop()
             await until(lambda: len(consumer.received) == len(publisher.confirmed), "all received", daemon)
+    assert len(hoarder.kept) * BODY_BYTES > LIMIT_BYTES / 4
     assert sorted(consumer.received) == sorted(publisher.confirmed)
     await client.close()
