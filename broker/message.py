@@ -64,6 +64,9 @@ class CopyState(IntEnum):
     # lazily cleaned structure
 
 
+_READY = CopyState.READY  # an attribute of an enum costs 0.13 us, and there is one per message
+
+
 class QueuedMessage:
     """One queue's copy of a message. Order within a queue is `message.sequence`, before priorities."""
 
@@ -85,7 +88,7 @@ class QueuedMessage:
         self.queue = queue
         self.expires_at = expires_at  # ms since the epoch, kept over requeues; None: never
         self.priority = priority  # already capped to the queue's x-max-priority; 0 in a queue without
-        self.state = CopyState.READY
+        self.state = _READY
         self.lane: Lane  # of its queue; written by the lane that it comes into
         self.run: Run | None = None  # where it is stored, once it is packed; written by the journal
         self.is_durable = False  # written by the journal: the log holds it, or will after the next commit

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..channels.channel import Channel
     from ..queues.queue import Queue
 
+_PUBLISH, _LARGE = RecordType.PUBLISH, RecordType.LARGE  # an enum's attribute costs 0.13 us, per message
+
 Survivor = tuple[records.PublishRecord, list[tuple[Lane, Run | None]]]
 
 
@@ -109,7 +111,7 @@ class Packer:
             message.body
             if parts is None
             else records.pack_large_body(parts.start, len(parts), len(message.body)),
-            RecordType.PUBLISH if parts is None else RecordType.LARGE,
+            _PUBLISH if parts is None else _LARGE,
         )
         size = len(head) + len(body)
         if self._room < size or parts is not None:
