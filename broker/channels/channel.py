@@ -518,6 +518,10 @@ class Channel:
 
     # Consumers that do not ack
 
+    def extend(self, delivery_tag: int, multiple: bool) -> None:
+        """The ack timeout of these deliveries starts anew: somebody is still at work on them."""
+        self._unacked.extend(delivery_tag, multiple, self._services.clock.monotonic_s())
+
     def take_back_overdue(self, now_s: float) -> None:
         """Requeue what waited too long for its ack, and end the consumers that let it wait.
 

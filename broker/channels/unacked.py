@@ -1,7 +1,8 @@
 """The deliveries of one channel that wait for an ack, by delivery tag, and how long they have waited.
 
 Tags only ever rise, so the mapping is in order of delivery. When a delivery was made is not written down with
-it, for there is one per message: `take_overdue` is called every now and then and notes the newest tag.
+it, for there is one per message: `take_overdue` is called every now and then and notes the newest tag. Only
+of deliveries that were extended the time is written down.
 """
 
 from collections import deque
@@ -28,6 +29,7 @@ class Unacked(dict[int, Delivery]):
     def __init__(self) -> None:
         super().__init__()
         self._marks: deque[tuple[float, int]] = deque()  # (time, newest tag then), both rising
+        self._extended: dict[int, float] = {}  # when; of some tags that are no longer here, too
         self._taken_back: set[int] = set()  # tags of overdue deliveries: a late ack of theirs is no error
 
     def take(self, delivery_tag: int, multiple: bool) -> dict[int, Delivery]:
@@ -58,6 +60,16 @@ class Unacked(dict[int, Delivery]):
         self.clear()
         self.update(merged)
 
+    def extend(self, delivery_tag: int, multiple: bool, now_s: float) -> None:
+        """The timeout starts anew. Raises 406 for a tag that is not here (any more)."""
+        if delivery_tag not in self and not (multiple and delivery_tag == 0):
+            raise unknown_delivery_tag(delivery_tag)
+        if multiple:
+            tags = [tag for tag in self if tag <= delivery_tag or delivery_tag == 0]
+            self._extended.update(dict.fromkeys(tags, now_s))
+        else:
+            self._extended[delivery_tag] = now_s
+
     def take_overdue(
         self, now_s: float, newest_tag: int, shortest_s: float, timeout_s: Callable[[Delivery], float]
     ) -> dict[int, Delivery]:
@@ -69,6 +81,8 @@ class Unacked(dict[int, Delivery]):
         oldest_tag = next(iter(self), newest_tag + 1)
         while marks and marks[0][1] < oldest_tag:
             marks.popleft()
+        if self._extended:
+            self._extended = {tag: at_s for tag, at_s in self._extended.items() if tag in self}
         if not self:
             return {}
         if not marks or marks[-1][1] < newest_tag:
@@ -79,10 +93,9 @@ class Unacked(dict[int, Delivery]):
         for tag, delivery in self.items():
             while tag > up_to:
                 made_before_s, up_to = next(times)
-            waited_s = now_s - made_before_s
-            if waited_s < shortest_s:
+            if now_s - made_before_s < shortest_s:
                 break
-            if waited_s >= timeout_s(delivery):
+            if now_s - self._extended.get(tag, made_before_s) >= timeout_s(delivery):
                 overdue[tag] = delivery
         for tag in overdue:
             del self[tag]

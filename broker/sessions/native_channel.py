@@ -283,6 +283,10 @@ class NativeChannel:
     def recover(self) -> None:
         self.channel.recover()
 
+    def extend(self, delivery_tags: list[TagElement]) -> None:
+        for tag, multiple in _each(delivery_tags):
+            self.channel.extend(tag, multiple)
+
     def tx_select(self) -> None:
         self.channel.tx_select()
         self._is_transactional = True

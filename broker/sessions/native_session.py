@@ -50,6 +50,7 @@ _OPERATIONS: dict[int, Callable[..., Sequence[Any] | None]] = {
     FrameType.TX_SELECT: NativeChannel.tx_select,
     FrameType.TX_COMMIT: NativeChannel.tx_commit,
     FrameType.TX_ROLLBACK: NativeChannel.tx_rollback,
+    FrameType.EXTEND: NativeChannel.extend,
 }
 
 
@@ -253,14 +254,14 @@ class NativeSession:
             name = name_given(properties)
             log.info("%s: user '%s' opened vhost '%s'%s", host.name, user.name, vhost_name, name)
 
-    def _open_channel(self, request: int, number: int, confirm: bool) -> None:
+    def _open_channel(self, request: int, number: int, confirm: bool, producer: bytes) -> None:
         assert self._connection is not None
         channel = NativeChannel(self, self._protocol, number)
         channel.channel = self._connection.open_channel(number, channel)
         if confirm:
             channel.channel.confirm_select()
         self._channels[number] = channel
-        self._protocol.answer(request)
+        self._protocol.answer(request, *([0] if producer else []))
 
     def _close_channel(self, request: int, number: int) -> None:
         assert self._connection is not None

@@ -21,6 +21,7 @@ from typing import Any, Final
 from leveret.protocol.errors import HardError
 from leveret.protocol.reply_codes import ReplyCode
 
+from .fields import PRODUCER_MAX_BYTES, TAG_MAX
 from .framing import MAGIC, VERSION, FrameReader, encode, encode_batch
 from .layouts import LAYOUTS, FrameType, Role
 
@@ -203,6 +204,7 @@ class ServerConnection(NativeConnection):
         self._magic = b""
         self._heartbeat_offer_s = heartbeat_s
         self._channels: dict[int, int] = {}  # open ones: the next publish tag
+        self._producers: set[int] = set()  # of the open ones: those where tags may be left out
         self._failed_channels: set[int] = set()  # CHANNEL_CLOSED is sent, CHANNEL_CLOSE not received
         self._closing_channels: set[int] = set()  # CHANNEL_CLOSE is with the owner
 
@@ -242,6 +244,7 @@ class ServerConnection(NativeConnection):
     def fail_channel(self, channel: int, code: int, text: str, operation: int = 0) -> None:
         """Tell the client that a channel closed by itself."""
         if self._channels.pop(channel, None) is not None:
+            self._producers.discard(channel)
             self._failed_channels.add(channel)
             self.send(FrameType.CHANNEL_CLOSED, channel, code, text, operation)
 
@@ -259,34 +262,28 @@ class ServerConnection(NativeConnection):
         events.append(frame)
 
     def _count_publish(self, frame: list[Any]) -> bool:
-        """Whether a PUBLISH counts: its channel is open. Raises when a tag is missing."""
+        """Whether a PUBLISH counts: its channel is open. Raises when a tag is missing that may not be."""
         _, channel, publish_tag, messages = frame
         expected = self._channels.get(channel)
         if expected is None:
             if channel in self._failed_channels:
                 return False
             raise HardError(ReplyCode.CHANNEL_ERROR, f"PUBLISH on channel {channel}, which is not open")
-        if publish_tag != expected:
+        if publish_tag != expected and not (publish_tag > expected and channel in self._producers):
             raise HardError(
                 ReplyCode.SYNTAX_ERROR,
                 f"PUBLISH: publish_tag {publish_tag} on channel {channel}, {expected} is next",
             )
-        self._channels[channel] = expected + len(messages)
+        self._channels[channel] = next_tag = publish_tag + len(messages)
+        if next_tag > TAG_MAX:
+            raise HardError(ReplyCode.SYNTAX_ERROR, f"PUBLISH: no tag is left on channel {channel}")
         return True
 
     def _admit_request(self, frame: list[Any]) -> bool:
         """Whether a request concerns the owner. Keeps the channels' states, and answers what they forbid."""
         type_, request, channel = frame[0], frame[1], frame[2]
         if type_ == FrameType.CHANNEL_OPEN:
-            if channel in self._channels or channel in self._failed_channels | self._closing_channels:
-                self.answer_error(request, ReplyCode.CHANNEL_ERROR, "second CHANNEL_OPEN seen", type_)
-            elif not 1 <= channel <= self.channel_max:
-                text = f"channel {channel} is not in the range of 1 to channel_max ({self.channel_max})"
-                self.answer_error(request, ReplyCode.NOT_ALLOWED, text, type_)
-            else:
-                self._channels[channel] = 1
-                return True
-            return False
+            return self._admit_channel_open(frame)
         if type_ == FrameType.CHANNEL_CLOSE and channel in self._failed_channels:
             self._failed_channels.discard(channel)
             self.answer(request)
@@ -296,8 +293,29 @@ class ServerConnection(NativeConnection):
             return False
         if type_ == FrameType.CHANNEL_CLOSE:
             del self._channels[channel]
+            self._producers.discard(channel)
             self._closing_channels.add(channel)
         return True
+
+    def _admit_channel_open(self, frame: list[Any]) -> bool:
+        type_, request, channel, confirm, producer = frame
+        if channel in self._channels or channel in self._failed_channels | self._closing_channels:
+            self.answer_error(request, ReplyCode.CHANNEL_ERROR, "second CHANNEL_OPEN seen", type_)
+        elif not 1 <= channel <= self.channel_max:
+            text = f"channel {channel} is not in the range of 1 to channel_max ({self.channel_max})"
+            self.answer_error(request, ReplyCode.NOT_ALLOWED, text, type_)
+        elif producer and not confirm:
+            text = "a producer needs a channel with confirm"
+            self.answer_error(request, ReplyCode.PRECONDITION_FAILED, text, type_)
+        elif len(producer) > PRODUCER_MAX_BYTES:
+            text = f"a producer's id of {len(producer)} octets is longer than {PRODUCER_MAX_BYTES}"
+            self.answer_error(request, ReplyCode.PRECONDITION_FAILED, text, type_)
+        else:
+            self._channels[channel] = 1
+            if producer:
+                self._producers.add(channel)
+            return True
+        return False
 
     def answer_channel_close(self, request: int, channel: int) -> None:
         """REPLY to CHANNEL_CLOSE: from now on the number may be used again."""

@@ -19,6 +19,7 @@ TAG_RANGE_MAX = 65_536
 TAG_MAX = 2**64 - 1
 MANDATORY = 1  # publish flag
 REDELIVERED = 1  # delivery flag
+PRODUCER_MAX_BYTES = 64  # of a producer's id
 PROPERTIES_MAX_BYTES = 131_072  # a property list must fit an AMQP content header frame
 
 

@@ -66,6 +66,7 @@ class FrameType(IntEnum):
     TX_SELECT = 0x30
     TX_COMMIT = 0x31
     TX_ROLLBACK = 0x32
+    EXTEND = 0x33
     PUBLISH = 0x40
     CONFIRM = 0x41
     REFUSE = 0x42
@@ -166,7 +167,7 @@ LAYOUTS: dict[int, Layout] = {
         _from_server(FrameType.UNBLOCKED),
         _from_server(FrameType.REPLY, _REQUEST, Field("values", LIST, [])),
         _from_server(FrameType.ERROR, _REQUEST, _CODE, _TEXT, Field("operation", U8)),
-        _request(FrameType.CHANNEL_OPEN, Field("confirm", FLAG, True)),
+        _request(FrameType.CHANNEL_OPEN, Field("confirm", FLAG, True), Field("producer", BIN, b"")),
         _request(FrameType.CHANNEL_CLOSE),
         _from_server(FrameType.CHANNEL_CLOSED, _CHANNEL, _CODE, _TEXT, Field("operation", U8, 0)),
         _request(
@@ -215,6 +216,7 @@ LAYOUTS: dict[int, Layout] = {
         _request(FrameType.TX_SELECT),
         _request(FrameType.TX_COMMIT),
         _request(FrameType.TX_ROLLBACK),
+        _request(FrameType.EXTEND, _DELIVERY_TAGS),
         Layout(
             FrameType.PUBLISH,
             Role.CLIENT,

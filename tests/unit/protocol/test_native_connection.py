@@ -15,6 +15,7 @@ from leveret.protocol.native.connection import (
     ServerConnection,
     State,
 )
+from leveret.protocol.native.fields import TAG_MAX
 from leveret.protocol.native.framing import MAGIC, FrameReader, encode
 from leveret.protocol.native.layouts import FrameType, Role
 from leveret.protocol.reply_codes import ReplyCode
@@ -188,6 +189,44 @@ class TestChannels:
         error = failure(receive(server, (FrameType.PUBLISH, 1, 5, [ENTRY])))
         assert error.explanation == "PUBLISH: publish_tag 5 on channel 1, 4 is next"
 
+    def test_a_producers_publish_tags_begin_anywhere_and_rise(self, server: ServerConnection) -> None:
+        opened = receive(server, (FrameType.CHANNEL_OPEN, 2, 7, True, b"me"))
+        assert opened == [[FrameType.CHANNEL_OPEN, 2, 7, True, b"me"]]
+        events = receive(
+            server, (FrameType.PUBLISH, 7, 900, [ENTRY, ENTRY]), (FrameType.PUBLISH, 7, 950, [ENTRY])
+        )
+        assert [event[2] for event in events] == [900, 950]
+        error = failure(receive(server, (FrameType.PUBLISH, 7, 950, [ENTRY])))
+        assert error.explanation == "PUBLISH: publish_tag 950 on channel 7, 951 is next"
+
+    def test_a_number_that_was_a_producers_counts_from_1_again(self, server: ServerConnection) -> None:
+        receive(server, (FrameType.CHANNEL_OPEN, 2, 7, True, b"me"), (FrameType.CHANNEL_CLOSE, 3, 7))
+        server.answer_channel_close(3, 7)
+        receive(server, (FrameType.CHANNEL_OPEN, 4, 7))
+        error = failure(receive(server, (FrameType.PUBLISH, 7, 2, [ENTRY])))
+        assert error.explanation == "PUBLISH: publish_tag 2 on channel 7, 1 is next"
+
+    def test_publish_tags_come_to_an_end(self, server: ServerConnection) -> None:
+        receive(server, (FrameType.CHANNEL_OPEN, 2, 7, True, b"me"))
+        error = failure(receive(server, (FrameType.PUBLISH, 7, TAG_MAX, [ENTRY])))
+        assert error.explanation == "PUBLISH: no tag is left on channel 7"
+
+    @pytest.mark.parametrize(
+        ("confirm", "producer", "text"),
+        [
+            (False, b"me", "a producer needs a channel with confirm"),
+            (True, bytes(65), "a producer's id of 65 octets is longer than 64"),
+        ],
+    )
+    def test_a_producer_that_cannot_be(
+        self, server: ServerConnection, confirm: bool, producer: bytes, text: str
+    ) -> None:
+        assert receive(server, (FrameType.CHANNEL_OPEN, 2, 7, confirm, producer)) == []
+        assert sent(server, Role.SERVER) == [
+            [FrameType.ERROR, 2, 406, f"PRECONDITION_FAILED - {text}", FrameType.CHANNEL_OPEN]
+        ]
+        assert receive(server, (FrameType.CHANNEL_OPEN, 3, 7)) != []
+
     def test_a_publish_on_a_channel_that_is_not_open_ends_the_connection(
         self, server: ServerConnection
     ) -> None:
@@ -208,7 +247,7 @@ class TestChannels:
         ]
         assert receive(server, (FrameType.CHANNEL_CLOSE, 4, 1)) == []
         assert sent(server, Role.SERVER) == [[FrameType.REPLY, 4, []]]
-        assert receive(server, (FrameType.CHANNEL_OPEN, 5, 1)) == [[FrameType.CHANNEL_OPEN, 5, 1, True]]
+        assert receive(server, (FrameType.CHANNEL_OPEN, 5, 1)) == [[FrameType.CHANNEL_OPEN, 5, 1, True, b""]]
 
     def test_request_0_gets_no_answer(self, server: ServerConnection) -> None:
         server.answer(0, 1)

@@ -17,7 +17,7 @@ from leveret.protocol.native.layouts import LAYOUTS, REQUIRED, Field, FrameType,
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "native-protocol.md").read_text()
 SENDERS = {Role.CLIENT: "C", Role.SERVER: "S", Role.BOTH: "both"}
-DEFAULTS = {False: "false", True: "true", None: "nil"}
+DEFAULTS = {False: "false", True: "true", None: "nil", b"": '""'}
 
 
 def shown(field: Field) -> str:
@@ -26,7 +26,7 @@ def shown(field: Field) -> str:
     default = field.default
     if default is REQUIRED:
         return text
-    if isinstance(default, bool) or default is None:
+    if isinstance(default, bool | bytes) or default is None:
         return f"{text}={DEFAULTS[default]}"
     return f'{text}="{default}"' if isinstance(default, str) else f"{text}={default}"
 
@@ -85,7 +85,7 @@ def test_the_publish_of_the_example_is_understood() -> None:
         receiver = client if frame[5] in (FrameType.REPLY, FrameType.CONFIRM) else server
         frames.append(receiver.receive_data(frame))
     assert frames == [
-        [[FrameType.CHANNEL_OPEN, 1, 1, True]],
+        [[FrameType.CHANNEL_OPEN, 1, 1, True, b""]],
         [[FrameType.REPLY, 1, []]],
         [[FrameType.PUBLISH, 1, 1, [["", "job", 0, b"\x10\x00\x02", b"hi"]]]],
         [[FrameType.CONFIRM, 1, [1]]],

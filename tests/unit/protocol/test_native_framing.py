@@ -45,7 +45,7 @@ def test_a_large_frame_is_appended_in_two_pieces_and_not_copied() -> None:
 
 def test_missing_trailing_fields_get_their_defaults() -> None:
     assert decoded(FrameType.QUEUE_DECLARE, 1, 2, "q") == [0x20, 1, 2, "q", False, False, False, False, {}]
-    assert decoded(FrameType.CHANNEL_OPEN, 1, 2) == [0x10, 1, 2, True]
+    assert decoded(FrameType.CHANNEL_OPEN, 1, 2) == [0x10, 1, 2, True, b""]
 
 
 def test_a_default_is_a_new_object_each_time() -> None:
@@ -85,7 +85,7 @@ def test_what_does_not_begin_with_a_type_is_a_syntax_error(payload: bytes) -> No
 
 
 def test_unknown_types_are_refused() -> None:
-    for number in (0x0A, 0x33, 0x7F, -5, 1 << 40):
+    for number in (0x0A, 0x34, 0x7F, -5, 1 << 40):
         assert refusal_of(number).reply_code is ReplyCode.COMMAND_INVALID
 
 
