@@ -5,11 +5,13 @@
         - `NotFound` 404, `AccessRefused` 403, `ResourceLocked` 405, `PreconditionFailed` 406,
           `NotAllowed` 530, `NotSupported` 540
         - `Nacked` 506: a queue refused a published message
-    - `Unroutable`: a mandatory message reached no queue; carries `message`
-    - `Blocked`: the broker is short of memory or disk, and the time for a publish was over; carries `message`
+    - `Unroutable`: a mandatory message reached no queue
+    - `PublishTimeout`: the time for a publish was over; it is a `TimeoutError`, too
+        - `Blocked`: and the reason is that the broker is short of memory or disk
+    - `PublishFailed`: some messages of `publish_many` failed; an ExceptionGroup of what each one raised
     - `ConsumerCancelled`: the broker ended a consumer, for example because its queue was deleted
     - `ChannelClosed`: the channel is closed
-    - `ConnectionLost`: the connection is closed or broken
+    - `ConnectionLost`: the connection is closed, or broken and not restored
     - `AuthenticationFailed`: wrong user or password
     - `QueueEmpty`: `Queue.get` found nothing
     - `AlreadySettled`: the message was acked, nacked or rejected before
@@ -17,11 +19,12 @@
     - `Undecodable`: a body is not what its content type says, or nobody knows how to decode that type
     - `WrongLoop`: something of a connection was used in another event loop than the connection's
 
-Wrong arguments raise `ValueError` or `TypeError`; a publish whose `timeout_s` is over raises Python's own
-`TimeoutError`, and `Blocked` is one, too.
+Whatever a publish raises carries what was published as `message`. Wrong arguments raise `ValueError` or
+`TypeError`.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 from leveret.protocol.reply_codes import ReplyCode
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 class LeveretError(Exception):
     """The base of all errors of this SDK."""
+
+    message: "Message | None" = None
+    """What was published, when it was a publish that failed."""
 
 
 class BrokerError(LeveretError):
@@ -70,9 +76,13 @@ class NotSupported(BrokerError):
 class Nacked(BrokerError):
     """506: a queue refused the published message (it is full and has `x-overflow: reject-publish`)."""
 
+    message: "Message"
+
 
 class Unroutable(LeveretError):
     """A message that was published as mandatory reached no queue."""
+
+    message: "Message"
 
     def __init__(self, message: "Message", exchange: str, routing_key: str) -> None:
         super().__init__(
@@ -84,16 +94,57 @@ class Unroutable(LeveretError):
         self.routing_key = routing_key
 
 
-class Blocked(LeveretError, TimeoutError):
-    """A publish was not sent, or not confirmed, in its time, for the broker has blocked publishers.
+class PublishTimeout(LeveretError, TimeoutError):
+    """A publish was not confirmed in its time.
 
-    What was on its way already may still arrive when the alarm is over.
+    `was_sent` says whether it had left: if not, it never will. If so, it may have arrived or may yet arrive,
+    and publishing it again may double it.
     """
 
-    def __init__(self, message: "Message", reason: str, timeout_s: float) -> None:
-        super().__init__(f"no confirm within {timeout_s:g} s: the broker is {reason} and blocks publishers")
+    message: "Message"
+
+    def __init__(self, message: "Message", timeout_s: float, *, was_sent: bool = True) -> None:
+        super().__init__(f"no confirm within {timeout_s:g} s{self._why()}")
         self.message = message
+        self.timeout_s = timeout_s
+        self.was_sent = was_sent
+
+    def _why(self) -> str:
+        return ""
+
+
+class Blocked(PublishTimeout):
+    """A publish was not sent, or not confirmed, in its time, for the broker has blocked publishers."""
+
+    def __init__(self, message: "Message", reason: str, timeout_s: float, *, was_sent: bool = True) -> None:
         self.reason = reason
+        super().__init__(message, timeout_s, was_sent=was_sent)
+
+    def _why(self) -> str:
+        return f": the broker is {self.reason} and blocks publishers"
+
+
+class PublishFailed(LeveretError, ExceptionGroup[LeveretError]):
+    """Some messages of `publish_many` failed; all the others are confirmed.
+
+    `exceptions` has an error for each that failed, and each error has its `message`; `messages` has those
+    alone. As with any ExceptionGroup, `except* Unroutable` picks the errors of one kind.
+    """
+
+    message = None  # type: ignore[assignment]  # an ExceptionGroup's is its text, an error's what was sent
+
+    def __new__(cls, text: str, errors: Sequence[LeveretError]) -> Self:
+        return super().__new__(cls, text, errors)
+
+    @property
+    def messages(self) -> "list[Message]":
+        """What failed."""
+        errors = [error for error in self.exceptions if isinstance(error, LeveretError)]
+        return [error.message for error in errors if error.message is not None]
+
+    def derive(self, errors: Sequence[LeveretError]) -> "PublishFailed":  # type: ignore[override]
+        """What `except*` makes of it."""
+        return PublishFailed(self.args[0], errors)
 
 
 class ConsumerCancelled(LeveretError):
@@ -105,7 +156,10 @@ class ChannelClosed(LeveretError):
 
 
 class ConnectionLost(LeveretError):
-    """The connection is closed or broken. What was published and not confirmed may have arrived or not."""
+    """The connection is closed, or broken and not to be restored: reconnecting is off or was given up.
+
+    What was published and not confirmed may have arrived or not.
+    """
 
 
 class AuthenticationFailed(LeveretError):
@@ -123,8 +177,8 @@ class AlreadySettled(LeveretError):
 class DeliveryLost(LeveretError):
     """The message came before a reconnect: it cannot be settled any more, for the broker has taken it back.
 
-    It is delivered again, with `redelivered`. What a handler did for it may thus be done twice: see to it that
-    this does no harm. `message.process()` and handlers log this error and go on.
+    It is delivered again, with `redelivered`. What a handler did for it may thus be done twice: see to it
+    that this does no harm. `message.process()` and handlers log this error and go on.
     """
 
 
