@@ -6,7 +6,12 @@ import sys
 import pytest
 from sources import installed_path, python_files
 
-STAND_ON_SQLALCHEMY = {"leveret.patterns.outbox"}
+STAND_ON_SQLALCHEMY = {
+    "leveret.patterns.database",
+    "leveret.patterns.inbox_sql",
+    "leveret.patterns.outbox",
+    "leveret.patterns.outbox_relay",
+}
 MODULES = [
     ".".join(("leveret", *installed_path(file).with_suffix("").parts)).removesuffix(".__init__")
     for file in python_files("src/leveret/patterns")

@@ -1,0 +1,57 @@
+"""A SQLAlchemy 2 database as the patterns use it: in the caller's transaction, or in one of their own.
+
+Needs `leveret[sqlalchemy]`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Table, insert
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session, scoped_session
+
+T = TypeVar("T")
+
+Caller = Session | scoped_session[Session] | Connection
+"""Whose transaction a row is written in. Of a session with several databases, give the connection."""
+
+AsyncCaller = AsyncSession | AsyncConnection
+
+
+def connection_of(caller: Caller) -> Connection:
+    """The connection that the caller's transaction is on; one is begun if there is none."""
+    return caller if isinstance(caller, Connection) else caller.connection()
+
+
+async def in_transaction(engine: Engine | AsyncEngine, work: Callable[[Connection], T]) -> T:
+    """Do the work in a transaction of its own, off the event loop."""
+    if isinstance(engine, AsyncEngine):
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    def in_thread() -> T:
+        with engine.begin() as connection:
+            return work(connection)
+
+    return await asyncio.to_thread(in_thread)
+
+
+def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row; False when there is one with this key, as soon as the transaction that wrote it is
+    committed. Either way the transaction can go on.
+    """
+    name = connection.dialect.name
+    if name == "postgresql":
+        statement = postgresql.insert(table).values(values).on_conflict_do_nothing()
+        return connection.execute(statement).rowcount == 1
+    if name == "sqlite":  # whose driver has no savepoints in every version
+        return connection.execute(sqlite.insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(table).values(values))
+    except IntegrityError:
+        return False
+    return True
