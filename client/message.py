@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import IntEnum
 from functools import lru_cache
+from typing import Self
 
 from leveret.protocol.amqp.field_table import FieldValue
-from leveret.protocol.amqp.properties import BasicProperties, encode_properties
+from leveret.protocol.amqp.properties import BasicProperties, decode_properties, encode_properties
 from leveret.protocol.native.fields import PROPERTIES_MAX_BYTES, check_name
 
 
@@ -75,6 +76,28 @@ class Message:
         self.type = type
         self.user_id = user_id
         self.app_id = app_id
+
+    @classmethod
+    def from_properties(cls, body: bytes, properties: bytes) -> Self:
+        """The message that has these properties, as `encode_properties` gave them: to keep it somewhere."""
+        found = decode_properties(properties)
+        expiration, timestamp = found.expiration, found.timestamp
+        return cls(
+            body,
+            headers=found.headers,
+            content_type=found.content_type,
+            content_encoding=found.content_encoding,
+            delivery_mode=found.delivery_mode or DeliveryMode.NOT_PERSISTENT,
+            priority=found.priority,
+            correlation_id=found.correlation_id,
+            reply_to=found.reply_to,
+            expiration=None if expiration is None else timedelta(milliseconds=int(expiration)),
+            message_id=found.message_id,
+            timestamp=timestamp if isinstance(timestamp, datetime) else None,
+            type=found.type,
+            user_id=found.user_id,
+            app_id=found.app_id,
+        )
 
     def __repr__(self) -> str:
         return f"<Message of {len(self.body)} bytes, message_id={self.message_id!r}>"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fake_native_server import FakeNativeServer
 
-from leveret import AlreadySettled, ChannelClosed, IncomingMessage, Message
+from leveret import AlreadySettled, ChannelClosed, DeliveryMode, IncomingMessage, Message
 from leveret.client.channel import Channel
 from leveret.protocol.amqp.properties import decode_properties
 from leveret.protocol.native.layouts import FrameType
@@ -63,6 +63,36 @@ def test_expiration_is_in_seconds_and_travels_in_milliseconds(
     expiration: timedelta | float, text: str
 ) -> None:
     assert decode_properties(Message(b"", expiration=expiration).encode_properties()).expiration == text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(b""),
+        Message(b"plain", message_id="m1", delivery_mode=DeliveryMode.NOT_PERSISTENT),
+        Message(
+            b"everything",
+            headers={"text": "a", "number": 2**40, "table": {"list": [1, None, b"raw"]}},
+            content_type="text/plain",
+            content_encoding="gzip",
+            priority=5,
+            correlation_id="c",
+            reply_to="r",
+            expiration=0.25,
+            message_id="m2",
+            timestamp=datetime(2024, 5, 1, tzinfo=UTC),
+            type="t",
+            user_id="guest",
+            app_id="app",
+        ),
+    ],
+)
+def test_a_message_comes_back_from_its_properties(message: Message) -> None:
+    properties = message.encode_properties()
+    again = Message.from_properties(message.body, properties)
+    assert again.encode_properties() == properties
+    assert again.body == message.body
+    assert again.headers == message.headers
 
 
 def test_what_cannot_be_sent_is_refused() -> None:
