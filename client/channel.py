@@ -6,6 +6,7 @@ later use.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -15,7 +16,7 @@ from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
 
-from .consumer import Consumer
+from .consumer import Consumer, Subscription, check_prefetch_count
 from .errors import Blocked, BrokerError, ChannelClosed, ConsumerCancelled, LeveretError
 from .exchange import Exchange, ExchangeType
 from .incoming import IncomingMessage
@@ -29,10 +30,9 @@ from .transport import Transport
 if TYPE_CHECKING:
     from .connection import Connection
 
+log = logging.getLogger(__name__)
+
 DEFAULT_PREFETCH_COUNT = 256  # keeps a quick reader busy, bounds the memory of a slow one
-PREFETCH_COUNT_MAX = 65_535
-ACKS_AT_ONCE = 64  # acks that do not wait for the turn's end: the broker must not run out of credit to give
-REPLY_TO_QUEUE = "amq.rabbitmq.reply-to"  # a pseudo queue that can be read only without acks
 
 
 class Channel:
@@ -47,10 +47,10 @@ class Channel:
         self._connection = connection
         self._transport = transport
         self._publisher = Publisher(self, transport, number, confirms=publisher_confirms)
-        self._settler = Settler(transport.protocol, number)
+        self.settler = Settler(self, transport, number)
         self._consumers: dict[int, Consumer] = {}
         self._last_consumer = 0
-        self._prefetch_count = DEFAULT_PREFETCH_COUNT
+        self.prefetch_count = DEFAULT_PREFETCH_COUNT  # of consumers that say nothing else
         self._closed: LeveretError | None = None  # why it cannot be used any more
         self._is_transactional = False  # the broker keeps everything until a commit
         self.current_transaction: Transaction | None = None  # until its end is answered
@@ -108,6 +108,7 @@ class Channel:
             return
         self._closed = error
         self._publisher.ended(error)
+        self.settler.end(error)
         consumers, self._consumers = self._consumers, {}
         for consumer in consumers.values():
             consumer.ended(error, keep_buffer=False)
@@ -137,7 +138,7 @@ class Channel:
     def write_batches(self) -> None:
         """Publishes first: who acks a message after publishing its result must not lose both."""
         published = self._publisher.write_batch()
-        settled = self._settler.write_batches()
+        settled = self.settler.write_batches()
         if (published or settled) and self._is_transactional and not self._is_in_transaction:
             self._transport.send(FrameType.TX_COMMIT, NO_REPLY, self.number)
 
@@ -157,20 +158,23 @@ class Channel:
         elif type_ == FrameType.CONSUMER_CANCELLED:
             self._consumer_cancelled(frame[2])
         elif type_ == FrameType.CHANNEL_CLOSED and self._closed is None:
-            self.ended(ChannelClosed(f"the broker closed the channel: {frame[2]} {frame[3]}"))
+            closed = ChannelClosed(f"the broker closed the channel: {frame[2]} {frame[3]}")
+            log.warning("%r: %s", self, closed)
+            self.ended(closed)
             self._release_number()
 
     def _delivered(self, messages: list[list[Any]]) -> None:
         if self._closed is not None:
             return  # the broker requeues it
-        consumers = self._consumers
+        consumers, settler = self._consumers, self.settler
         for number, delivery_tag, flags, exchange, routing_key, properties, body in messages:
             consumer = consumers.get(number)
             if consumer is None:
-                self.nack_later(delivery_tag, True)  # it was on its way when the consumer was cancelled
+                # It was on its way when the consumer was cancelled.
+                self.settler.settle(FrameType.NACK, delivery_tag, requeue=True, multiple=False)
             else:
                 consumer.delivered(
-                    IncomingMessage(self, delivery_tag, flags, exchange, routing_key, properties, body)
+                    IncomingMessage(settler, delivery_tag, flags, exchange, routing_key, properties, body)
                 )
 
     def _consumer_cancelled(self, number: int) -> None:
@@ -330,24 +334,12 @@ class Channel:
 
     async def set_qos(self, prefetch_count: int, *, global_: bool = False) -> None:
         """How many unacked messages each consumer started from now on may have (`global_`: all together)."""
-        if not 1 <= prefetch_count <= PREFETCH_COUNT_MAX:
-            raise ValueError(
-                f"prefetch_count must be 1 to {PREFETCH_COUNT_MAX}, not {prefetch_count}: "
-                "it is what bounds this client's memory"
-            )
+        check_prefetch_count(prefetch_count)
         await self.request(FrameType.QOS, prefetch_count, global_)
         if not global_:
-            self._prefetch_count = prefetch_count
+            self.prefetch_count = prefetch_count
 
-    async def start_consumer(
-        self,
-        queue: str,
-        *,
-        consumer_tag: str,
-        no_ack: bool,
-        exclusive: bool,
-        arguments: Mapping[str, FieldValue] | None,
-    ) -> Consumer:
+    async def start_consumer(self, subscription: Subscription) -> Consumer:
         """`Queue.iterator`, by name.
 
         With `no_ack` a message counts as done when the application takes it: it is acked then. The broker
@@ -355,21 +347,18 @@ class Channel:
         """
         self.require_open()
         self._last_consumer += 1
-        really_no_ack = no_ack and queue == REPLY_TO_QUEUE
-        consumer = Consumer(
-            self, self._last_consumer, ack_on_arrival=no_ack and not really_no_ack, no_ack=no_ack
-        )
+        consumer = Consumer(self, self._last_consumer, subscription)
         self._consumers[consumer.number] = consumer
         try:
             (consumer.consumer_tag,) = await self.request(
                 FrameType.CONSUME,
-                queue,
+                subscription.queue,
                 consumer.number,
-                consumer_tag,
-                really_no_ack,
-                exclusive,
-                self._prefetch_count,
-                dict(arguments or {}),
+                subscription.consumer_tag,
+                subscription.is_reply_to,
+                subscription.exclusive,
+                subscription.prefetch_count or self.prefetch_count,
+                dict(subscription.arguments),
             )
         except asyncio.CancelledError:
             self._withdraw(consumer)
@@ -395,33 +384,7 @@ class Channel:
         delivery_tag, *fields = await self.request(FrameType.GET, queue, no_ack)
         if delivery_tag is None:
             return None
-        message = IncomingMessage(self, delivery_tag, *fields[:-1])
+        message = IncomingMessage(self.settler, delivery_tag, *fields)
         if no_ack:
             message.settled_by_delivery()
         return message
-
-    # Settling; `IncomingMessage` sees to it that each message is settled once
-
-    def settling(self, message: IncomingMessage) -> None:
-        """The application settles a message now: raise when that is not possible any more."""
-        self.require_open()
-        if self.current_transaction is not None and self.current_transaction.is_open:
-            self.current_transaction.settled(message)
-
-    def settle_later(self, delivery_tag: int) -> None:
-        """Ack at the end of this turn."""
-        acks = self._settler.acks
-        acks.append(delivery_tag)
-        self._transport.request_flush(self)
-        if len(acks) >= ACKS_AT_ONCE:
-            self._transport.flush()
-
-    def nack_later(self, delivery_tag: int, requeue: bool) -> None:
-        """Nack at the end of this turn."""
-        self._settler.nacks[requeue].append(delivery_tag)
-        self._transport.request_flush(self)
-
-    def reject_later(self, delivery_tag: int, requeue: bool) -> None:
-        """Reject at the end of this turn."""
-        self._settler.rejects[requeue].append(delivery_tag)
-        self._transport.request_flush(self)

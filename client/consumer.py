@@ -1,43 +1,88 @@
 """A consumer's client half: deliveries wait here until somebody takes them. Made by `Channel.start_consumer`.
 
-The buffer is bounded by the prefetch count: the broker sends no more than so many unacked messages.
+The buffer is bounded by the prefetch count: the broker sends no more than so many unacked messages. A
+consumer outlives the link that it was started on: the channel starts it again on the next one, and what was
+buffered of the old one is dropped, for the broker sends it again.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .errors import LeveretError
+from leveret.protocol.amqp.field_table import FieldValue
+
+from .errors import ConsumerCancelled, LeveretError, WrongLoop
 from .incoming import IncomingMessage
 
 if TYPE_CHECKING:
     from .channel import Channel
+    from .workers import Workers
 
 log = logging.getLogger(__name__)
 
-Callback = Callable[[IncomingMessage], Awaitable[object]]
+PREFETCH_COUNT_MAX = 65_535
+REPLY_TO_QUEUE = "amq.rabbitmq.reply-to"  # a pseudo queue that can be read only without acks
+
+
+def check_prefetch_count(prefetch_count: int) -> None:
+    """Raise ValueError for a number that is none, or no limit."""
+    if not 1 <= prefetch_count <= PREFETCH_COUNT_MAX:
+        raise ValueError(
+            f"prefetch_count must be 1 to {PREFETCH_COUNT_MAX}, not {prefetch_count}: "
+            "it is what bounds this client's memory"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a consumer asks of the broker, on each link again."""
+
+    queue: str
+    consumer_tag: str = ""  # "": the broker picks one
+    no_ack: bool = False
+    exclusive: bool = False
+    prefetch_count: int | None = None  # None: the channel's
+    arguments: Mapping[str, FieldValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.prefetch_count is not None:
+            check_prefetch_count(self.prefetch_count)
+
+    @property
+    def is_reply_to(self) -> bool:
+        """The broker is told to expect no acks. Elsewhere `no_ack` is done with acks: without them nothing
+        would bound what the broker sends.
+        """
+        return self.no_ack and self.queue == REPLY_TO_QUEUE
 
 
 class Consumer:
-    """An iterator of messages. Leave it with `cancel`, or use it as an async context manager.
+    """An iterator of messages, or what feeds a handler. End it with `stop` or `cancel`, or use it as an async
+    context manager.
 
     Several tasks may iterate over one consumer; each message goes to one of them.
     """
 
-    def __init__(self, channel: "Channel", number: int, *, ack_on_arrival: bool, no_ack: bool) -> None:
-        self.consumer_tag = ""  # set when the broker has answered
+    def __init__(self, channel: "Channel", number: int, subscription: Subscription) -> None:
+        self.channel = channel
         self.number = number
-        self._channel = channel
-        self._ack_on_arrival = ack_on_arrival
-        self._no_ack = no_ack
+        self.subscription = subscription
+        self.consumer_tag = subscription.consumer_tag  # the broker's, when it has answered
+        self.workers: Workers | None = None  # of a consumer that has a handler
+        self._loop = asyncio.get_running_loop()
+        self._ack_on_arrival = subscription.no_ack and not subscription.is_reply_to
         self._buffer: deque[IncomingMessage] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._error: LeveretError | None = None  # raised once the buffer is empty
-        self._is_cancelled = False
-        self._workers: list[asyncio.Task[None]] = []
+        self._is_stopped = False  # by the application: nothing more is handed out
+        self._ended = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.consumer_tag!r} of queue {self.subscription.queue!r}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,21 +96,25 @@ class Consumer:
         return self
 
     async def __anext__(self) -> IncomingMessage:
-        while not self._buffer:
-            if self._is_cancelled:
+        if self._loop is not asyncio.get_running_loop():
+            raise WrongLoop(
+                f"{self!r} belongs to another event loop: iterate over it there, or open a connection here"
+            )
+        while not self._buffer or self._is_stopped:
+            if self._is_stopped:
                 raise StopAsyncIteration
             if self._error is not None:
                 raise self._error.with_traceback(None)
             await self._arrival()
         message = self._buffer.popleft()
         if self._ack_on_arrival:
-            self._channel.settle_later(message.delivery_tag)
-        if self._no_ack:
+            message.ack_taken()
+        elif self.subscription.no_ack:
             message.settled_by_delivery()
         return message
 
     async def _arrival(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append(waiter)
         try:
             await waiter
@@ -85,6 +134,11 @@ class Consumer:
         while self._waiters:
             self._wake_one()
 
+    @property
+    def waiting(self) -> tuple[IncomingMessage, ...]:
+        """What has arrived and was not taken yet."""
+        return tuple(self._buffer)
+
     # What the channel calls
 
     def delivered(self, message: IncomingMessage) -> None:
@@ -93,56 +147,62 @@ class Consumer:
         if self._waiters:
             self._wake_one()
 
+    def link_lost(self) -> None:
+        """The connection broke and will be made anew: the broker sends again what nobody has settled."""
+        self._buffer.clear()
+
     def ended(self, error: LeveretError, *, keep_buffer: bool) -> None:
         """The broker ended the consumer, or the channel is gone: then nothing can be settled any more."""
         if not keep_buffer:
             self._buffer.clear()
         self._error = error
         self._wake_all()
+        self._ended.set()
+        if self.workers is not None and isinstance(error, ConsumerCancelled):
+            log.warning("%r has no work any more: %s", self, error)
 
     # What the application calls
 
-    async def cancel(self) -> None:
-        """End it: no more is sent, and what nobody has taken yet goes back to the queue. Idempotent.
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """End it gracefully: no more is sent, handlers that run finish, the rest goes back to the queue.
 
-        Callbacks that are under way are cancelled (but not the one that calls this).
+        Handlers that have not finished after `timeout_s` are cancelled; their messages go back, too. (A `def`
+        handler cannot be cancelled: its thread goes on, but what it returns does not count.) Without a
+        timeout it waits for them as long as it takes; `cancel`, called meanwhile, ends that.
+
+        A loop over the consumer ends when it asks for the next message; a handler that stops its own consumer
+        is not waited for. May be called any number of times.
         """
-        if self._is_cancelled:
-            return
-        self._is_cancelled = True
-        others = [worker for worker in self._workers if worker is not asyncio.current_task()]
-        for worker in others:
-            worker.cancel()
-        if others:
-            await asyncio.wait(others)
-        if self._error is None:
-            await self._channel.cancel_consumer(self)
-        if not self._channel.is_closed:
-            self._give_back()
-        self._buffer.clear()
-        self._wake_all()
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._wake_all()
+            try:
+                if self._error is None:
+                    await self.channel.cancel_consumer(self)
+            finally:
+                self._give_back()
+                self._ended.set()
+        if self.workers is not None:
+            await self.workers.finish(timeout_s)
+
+    async def cancel(self) -> None:
+        """End it at once: as `stop`, but handlers that run are cancelled (not the one that calls this)."""
+        await self.stop(timeout_s=0)
+
+    async def wait(self) -> None:
+        """Wait until it has ended and its handlers have finished.
+
+        Returns after `stop` or `cancel`. Raises ConsumerCancelled when the broker ended it (its queue was
+        deleted), ChannelClosed or ConnectionLost when there is nothing left to consume from.
+        """
+        await self._ended.wait()
+        if self.workers is not None:
+            await self.workers.finish(None)
+        if self._error is not None and not self._is_stopped:
+            raise self._error.with_traceback(None)
 
     def _give_back(self) -> None:
-        if not self._no_ack or self._ack_on_arrival:
-            for message in self._buffer:
-                self._channel.nack_later(message.delivery_tag, True)
-
-    def start_workers(self, callback: Callback, concurrency: int) -> None:
-        """Run the callback for each message, in so many tasks."""
-        loop = asyncio.get_running_loop()
-        self._workers = [loop.create_task(self._work(callback)) for _ in range(concurrency)]
-
-    async def _work(self, callback: Callback) -> None:
-        try:
-            async for message in self:
-                await self._call(callback, message)
-        except LeveretError as error:
-            log.warning("consumer %s ended: %s", self.consumer_tag, error)
-
-    async def _call(self, callback: Callback, message: IncomingMessage) -> None:
-        try:
-            await callback(message)
-        except Exception:
-            # Settling it here would be a guess; `message.process()` in the callback says what to do.
-            state = "is settled" if message.is_settled else "stays unacked until the channel closes"
-            log.exception("the callback of consumer %s failed; its message %s", self.consumer_tag, state)
+        buffer, self._buffer = self._buffer, deque()
+        if not self.subscription.is_reply_to:
+            for message in buffer:
+                message.give_back()

@@ -1,47 +1,54 @@
 """A message that came from a queue, and what its reader does with it: `ack`, `nack`, `reject`, once."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from leveret.protocol.amqp.field_table import FieldTable
 from leveret.protocol.amqp.properties import BasicProperties, decode_properties
 from leveret.protocol.native.fields import REDELIVERED
+from leveret.protocol.native.layouts import FrameType
 
+from .codecs import decode_body
+from .done import DONE, Done
 from .errors import AlreadySettled
+from .processing import Processing
+from .settler import Settler
 
 if TYPE_CHECKING:
     from .channel import Channel
+
+T = TypeVar("T")
 
 
 class IncomingMessage:
     """Made by the channel for each delivery. Its properties are decoded when they are first looked at."""
 
     __slots__ = (
-        "_channel",
         "_decoded",
         "_flags",
         "_properties",
         "_settled",
+        "_settler",
         "body",
         "delivery_tag",
         "exchange",
+        "message_count",
         "routing_key",
     )
 
     def __init__(
         self,
-        channel: "Channel",
+        settler: Settler,
         delivery_tag: int,
         flags: int,
         exchange: str,
         routing_key: str,
         properties: bytes,
         body: bytes,
+        message_count: int | None = None,
     ) -> None:
-        self._channel = channel
+        self._settler = settler
         self.delivery_tag = delivery_tag
         self._flags = flags
         self.exchange = exchange
@@ -50,70 +57,145 @@ class IncomingMessage:
         self._decoded: BasicProperties | None = None
         self._settled: str | None = None  # how it was settled; None: it waits for that
         self.body = body
+        self.message_count = message_count
+        """Of `Queue.get`: how many more were ready then."""
 
     def __repr__(self) -> str:
         return f"<IncomingMessage {self.delivery_tag} of {len(self.body)} bytes from {self.exchange!r}>"
 
+    @property
+    def channel(self) -> "Channel":
+        """The one that it came on."""
+        return self._settler.channel
+
     # Settling
 
-    async def ack(self) -> None:
-        """Done: the broker forgets the message. The acks of one loop turn leave together."""
-        self._settle("acked")
-        self._channel.settle_later(self.delivery_tag)
+    def ack(self, *, multiple: bool = False) -> Done:
+        """Done: the broker forgets the message. The acks of one loop turn leave together.
 
-    async def nack(self, *, requeue: bool = True) -> None:
-        """Hand it back (`requeue`), or have it dead-lettered or dropped. It counts as no failed delivery."""
-        self._settle("nacked")
-        self._channel.nack_later(self.delivery_tag, requeue)
+        It takes effect at once; `await message.ack()` and `message.ack()` are the same. A `def` handler may
+        call it from its thread.
 
-    async def reject(self, *, requeue: bool = False) -> None:
-        """It could not be processed: dead-letter or drop it, or requeue it with one more failed delivery."""
-        self._settle("rejected")
-        self._channel.reject_later(self.delivery_tag, requeue)
+        `multiple`: this message and every unsettled one that the channel was sent before it, whoever has it:
+        with several consumers on a channel also what theirs have not looked at yet.
+
+        Raises AlreadySettled the second time, DeliveryLost when the connection broke since the message came,
+        ChannelClosed, and WrongLoop.
+        """
+        return self._settle("acked", FrameType.ACK, False, multiple)
+
+    def nack(self, *, requeue: bool = True, multiple: bool = False) -> Done:
+        """Hand it back (`requeue`), or have it dead-lettered or dropped. It counts as no failed delivery.
+
+        At once, with `multiple`, and with errors as `ack`.
+        """
+        return self._settle("nacked", FrameType.NACK, requeue, multiple)
+
+    def reject(self, *, requeue: bool = False) -> Done:
+        """It could not be processed: dead-letter or drop it, or requeue it with one more failed delivery.
+
+        At once, and with errors as `ack`.
+        """
+        return self._settle("rejected", FrameType.REJECT, requeue, False)
+
+    async def extend(self) -> None:
+        """Have the broker's consumer timeout begin anew for this message: its handler is alive and needs
+        longer.
+
+        The broker closes a channel that leaves a message unsettled for too long (`x-consumer-timeout` of the
+        consumer or the queue, else the broker's own). For handlers there is `extend_every_s`.
+        """
+        if self.is_settled:
+            raise self._settled_before("extended")
+        await self._settler.extend((self.delivery_tag,))
 
     @property
     def is_settled(self) -> bool:
         """Whether it was acked, nacked or rejected (or came with `no_ack`)."""
-        return self._settled is not None
+        return self._settled is not None or self.delivery_tag <= self._settler.settled_through
+
+    @property
+    def is_lost(self) -> bool:
+        """It cannot be settled any more: its connection broke, or its channel was closed."""
+        return self._settler.error is not None
 
     def settled_by_delivery(self) -> None:
         """It came with `no_ack`: there is nothing left to do."""
         self._settled = "delivered with no_ack"
 
-    def _settle(self, how: str) -> None:
-        if self._settled is not None:
-            raise AlreadySettled(
-                f"message {self.delivery_tag} cannot be {how}: it was {self._settled} before"
-            )
-        self._channel.settling(self)
+    def ack_taken(self) -> None:
+        """Ack it for an application that has asked for `no_ack`."""
+        self._settled = "delivered with no_ack"
+        self._settler.ack(self.delivery_tag)
+
+    def ack_returned(self) -> None:
+        """Ack it for a handler that has returned."""
+        self._settle("acked when its handler returned (see ack_on_return)", FrameType.ACK, False, False)
+
+    def give_back(self) -> None:
+        """Requeue it if that can and must be done: nobody has looked at it, or its handler is cancelled."""
+        if not self.is_settled and not self.is_lost:
+            self.nack(requeue=True)
+
+    def _settle(self, how: str, type_: FrameType, requeue: bool, multiple: bool) -> Done:
+        settler = self._settler
+        if self._settled is not None or self.delivery_tag <= settler.settled_through:
+            raise self._settled_before(how)
+        is_here = settler.admit(self)
         self._settled = how
+        if is_here:
+            settler.settle(type_, self.delivery_tag, requeue, multiple)
+        else:
+            settler.hand_over(type_, self.delivery_tag, requeue, multiple)
+        return DONE
+
+    def _settled_before(self, how: str) -> AlreadySettled:
+        before = self._settled or "settled with multiple=True on a later message"
+        return AlreadySettled(
+            f"message {self.delivery_tag} cannot be {how}: it was {before} before; look at message.is_settled"
+        )
 
     def unsettle(self) -> None:
         """The transaction that settled it was rolled back: it waits again."""
         self._settled = None
 
-    @asynccontextmanager
-    async def process(
+    def process(
         self, *, requeue: bool = False, reject_on_redelivered: bool = False, ignore_processed: bool = False
-    ) -> AsyncIterator["IncomingMessage"]:
-        """Ack it when the block ends well, reject it when the block raises, hand it back on cancellation.
+    ) -> Processing:
+        """`async with message.process():` ack it when the block ends well, reject it when the block raises,
+        hand it back when the block is cancelled. The block's error goes on its way.
 
-        `requeue`: reject with requeue. `reject_on_redelivered`: but not a second time. `ignore_processed`:
-        the block may settle the message itself.
+        Args:
+            requeue: reject with requeue: it comes again, at once.
+            reject_on_redelivered: with `requeue`, but not a second time.
+            ignore_processed: the block may settle the message itself; without this, that raises
+                AlreadySettled at the end of the block.
+
+        When the connection broke meanwhile, the broker delivers the message again: that is logged.
         """
-        try:
-            yield self
-        except asyncio.CancelledError:
-            if not self.is_settled and not self._channel.is_closed:
-                await self.nack(requeue=True)
-            raise
-        except Exception:
-            # On a closed channel the broker requeues it anyway; the block's own error is the one to see.
-            if not (ignore_processed and self.is_settled) and not self._channel.is_closed:
-                await self.reject(requeue=requeue and not (reject_on_redelivered and self.redelivered))
-            raise
-        if not (ignore_processed and self.is_settled):
-            await self.ack()
+        return Processing(
+            self,
+            requeue=requeue and not (reject_on_redelivered and self.redelivered),
+            ignore_processed=ignore_processed,
+        )
+
+    # The body
+
+    @overload
+    def decode(self) -> Any: ...
+
+    @overload
+    def decode(self, into: Callable[[Any], T]) -> T: ...
+
+    def decode(self, into: Callable[[Any], Any] | None = None) -> Any:
+        """The body as what its content type says: JSON, msgpack, text; bytes when there is none.
+
+        `into` makes something of it and gives the result its type: `message.decode(Order.model_validate)`,
+        `message.decode(lambda order: Order(**order))`.
+
+        Raises Undecodable, also for what `into` raises.
+        """
+        return decode_body(self.body, self.content_type, self.content_encoding, into)
 
     # Properties
 

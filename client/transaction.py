@@ -25,6 +25,8 @@ class Transaction:
         self._channel = channel
         self._publishes: dict[int, tuple[Message, str, str]] = {}  # by publish tag
         self._settled: list[IncomingMessage] = []
+        self._settler = channel.settler
+        self._settled_through = channel.settler.settled_through
         self._missing: LeveretError | None = None  # what was committed without arriving
 
     # What the channel tells it
@@ -75,3 +77,4 @@ class Transaction:
     def _unsettle(self) -> None:
         for message in self._settled:
             message.unsettle()
+        self._settler.settled_through = self._settled_through

@@ -6,7 +6,8 @@ import pytest
 from fake_native_server import FakeNativeServer
 
 from leveret import Channel, ConsumerCancelled, IncomingMessage, Message, Queue, QueueEmpty
-from leveret.client.channel import ACKS_AT_ONCE, DEFAULT_PREFETCH_COUNT
+from leveret.client.channel import DEFAULT_PREFETCH_COUNT
+from leveret.client.settler import ACKS_AT_ONCE
 from leveret.protocol.native.layouts import FrameType
 
 
@@ -182,7 +183,7 @@ async def test_a_callback_gets_each_message() -> None:
 async def test_a_callback_must_be_callable() -> None:
     async with FakeNativeServer().connect() as connection, await connection.channel() as channel:
         queue = await channel.declare_queue("q")
-        with pytest.raises(TypeError, match="`async def` function, not str"):
+        with pytest.raises(TypeError, match="`async def` or `def` function, not str"):
             await queue.consume("work")  # type: ignore[arg-type]  # the mistake
 
 
@@ -244,7 +245,7 @@ async def test_a_callback_may_end_its_own_consumer() -> None:
         assert [body for *_, body in server.queues["q"]] == [b"1"]
 
 
-async def test_a_callback_that_fails_is_logged_and_the_next_message_comes(
+async def test_a_callback_that_fails_is_logged_its_message_rejected_and_the_next_one_comes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = FakeNativeServer()
@@ -259,7 +260,7 @@ async def test_a_callback_that_fails_is_logged_and_the_next_message_comes(
         await queue.consume(callback)
         assert [await seen.get(), await seen.get()] == [b"0", b"1"]
         await turns()
-        assert "its message stays unacked until the channel closes" in caplog.text
+        assert [frame[3:] for frame in server.of_type(FrameType.REJECT)] == [[[[1, 2]], False]]
         assert "ZeroDivisionError" in caplog.text
 
 

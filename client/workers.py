@@ -1,0 +1,202 @@
+"""Handlers at work: the tasks that take messages from a consumer and call a function for each.
+
+Made by `Queue.consume` and `Channel.handler`; owned by the consumer, which ends them. There are as many
+tasks as the handler's concurrency, for as long as the consumer lives; so no more messages than that are in
+the hands of handlers, and none costs a task of its own.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from .errors import DeliveryLost, LeveretError
+from .incoming import IncomingMessage
+
+if TYPE_CHECKING:
+    from .consumer import Consumer
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY_MAX = 65_535  # no more messages can be under way, see PREFETCH_COUNT_MAX
+
+Callback = Callable[[IncomingMessage], object]
+"""What handles a message: an `async def` runs in the event loop, a `def` in a thread."""
+
+AsyncCallback = Callable[[IncomingMessage], Awaitable[object]]
+
+ErrorPolicy = Literal["reject", "requeue", "requeue_once"]
+OnError = ErrorPolicy | Callable[[IncomingMessage, Exception], object]
+"""See `Queue.consume`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSettings:
+    """How a function is called for messages; see `Queue.consume`. Raises for what makes no sense."""
+
+    callback: Callback
+    concurrency: int = 1
+    on_error: OnError = "reject"
+    ack_on_return: bool = True
+    extend_every_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.callback):
+            kind = type(self.callback).__name__
+            raise TypeError(f"the callback must be an `async def` or `def` function, not {kind}")
+        if not 1 <= self.concurrency <= CONCURRENCY_MAX:
+            raise ValueError(f"concurrency must be at least 1, at most {CONCURRENCY_MAX}: {self.concurrency}")
+        if not callable(self.on_error) and self.on_error not in ("reject", "requeue", "requeue_once"):
+            raise ValueError(
+                "on_error must be 'reject', 'requeue', 'requeue_once' or a function of message and error, "
+                f"not {self.on_error!r}"
+            )
+        if self.extend_every_s is not None and self.extend_every_s <= 0:
+            raise ValueError(f"extend_every_s must be positive, not {self.extend_every_s}")
+
+
+class Workers:
+    """See the module's docstring."""
+
+    def __init__(self, consumer: "Consumer", settings: HandlerSettings) -> None:
+        self._consumer = consumer
+        self._settings = settings
+        self._running: set[IncomingMessage] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._call = self._call_async if _is_async(settings.callback) else self._call_in_thread
+        self._loop = asyncio.get_running_loop()
+        self._tasks = {self._loop.create_task(self._work()) for _ in range(settings.concurrency)}
+        self._extending: asyncio.Task[None] | None = None
+        if settings.extend_every_s is not None:
+            self._extending = self._loop.create_task(self._extend(settings.extend_every_s))
+        for task in self._tasks:
+            task.add_done_callback(self._task_done)
+
+    async def finish(self, timeout_s: float | None) -> None:
+        """Wait for what runs, then cancel what still does. The task that calls this is not waited for."""
+        others = self._tasks - {asyncio.current_task()}
+        if not others:
+            return
+        unfinished: set[asyncio.Task[None]] = others
+        if timeout_s != 0:
+            _, unfinished = await asyncio.wait(others, timeout=timeout_s)
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._tasks:
+            return
+        if self._extending is not None:
+            self._extending.cancel()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+    # One message after the other
+
+    async def _work(self) -> None:
+        try:
+            async for message in self._consumer:
+                self._running.add(message)
+                try:
+                    await self._handle(message)
+                except asyncio.CancelledError:
+                    message.give_back()
+                    raise
+                finally:
+                    self._running.discard(message)
+        except LeveretError:
+            pass  # the consumer ended, which it has logged
+
+    async def _handle(self, message: IncomingMessage) -> None:
+        try:
+            await self._call(message)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not this task was cancelled, but something that the handler waited for.
+            await self._failed(message, LeveretError("what the handler waited for was cancelled"))
+        except DeliveryLost as lost:
+            self._comes_again(message, lost)
+        except Exception as error:
+            await self._failed(message, error)
+        else:
+            if self._settings.ack_on_return and not message.is_settled:
+                self._settle(message, message.ack_returned)
+
+    async def _call_async(self, message: IncomingMessage) -> None:
+        await cast("AsyncCallback", self._settings.callback)(message)
+
+    async def _call_in_thread(self, message: IncomingMessage) -> None:
+        if self._threads is None:
+            name = f"leveret-{self._consumer.subscription.queue}"
+            self._threads = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix=name)
+        run = contextvars.copy_context().run
+        result = await self._loop.run_in_executor(
+            self._threads, run, _call_function, self._settings.callback, message
+        )
+        if inspect.isawaitable(result):  # such as a lambda that calls an `async def`
+            await result
+
+    # When it fails
+
+    async def _failed(self, message: IncomingMessage, error: Exception) -> None:
+        """Do what `on_error` says, and never raise."""
+        policy = self._settings.on_error
+        if callable(policy):
+            try:
+                result = policy(message, error)
+                if isinstance(result, Awaitable):
+                    await result
+            except Exception:
+                log.exception("on_error of %r failed for message %d", self._consumer, message.delivery_tag)
+            policy = "reject"
+        else:
+            log.error("a handler of %r failed (%s)", self._consumer, policy, exc_info=error)
+        if not message.is_settled:
+            requeue = policy == "requeue" or (policy == "requeue_once" and not message.redelivered)
+            self._settle(message, lambda: message.reject(requeue=requeue))
+
+    def _settle(self, message: IncomingMessage, how: Callable[[], Any]) -> None:
+        try:
+            how()
+        except LeveretError as lost:
+            self._comes_again(message, lost)
+
+    def _comes_again(self, message: IncomingMessage, lost: LeveretError) -> None:
+        log.warning("message %d of %r comes again: %s", message.delivery_tag, self._consumer, lost)
+
+    # Lease extension
+
+    async def _extend(self, every_s: float) -> None:
+        """Extend what runs and what waits for a handler: the broker's clock runs for both."""
+        while True:
+            await asyncio.sleep(every_s)
+            messages = [
+                message
+                for message in (*self._running, *self._consumer.waiting)
+                if not message.is_settled and not message.is_lost
+            ]
+            if messages:
+                try:
+                    await self._consumer.channel.settler.extend(message.delivery_tag for message in messages)
+                except LeveretError as error:
+                    log.warning("messages of %r could not be extended: %s", self._consumer, error)
+
+
+def _is_async(callback: Callback) -> bool:
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
+
+
+def _call_function(callback: Callback, message: IncomingMessage) -> object:
+    try:
+        return callback(message)
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration") from error  # no future can hold that one
