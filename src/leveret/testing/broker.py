@@ -94,6 +94,11 @@ class Broker:
         return self._port
 
     @property
+    def data_dir(self) -> Path | None:
+        """The directory of storage "disk"; deleted by `stop`."""
+        return None if self._directory is None else Path(self._directory.name)
+
+    @property
     def is_running(self) -> bool:
         return self._thread is not None
 
@@ -125,8 +130,7 @@ class Broker:
     def _start(self) -> None:
         from .thread import BrokerThread  # noqa: PLC0415 -- all of the broker: only those who need it wait
 
-        directory = None if self._directory is None else Path(self._directory.name)
-        thread = BrokerThread(directory, self._http, self._options, self._port, self._http_port)
+        thread = BrokerThread(self.data_dir, self._http, self._options, self._port, self._http_port)
         thread.start()
         self._port, self._http_port = thread.port, thread.http_port
         self._thread = thread
