@@ -5,6 +5,7 @@ go to it.
 """
 
 import asyncio
+import os
 import platform
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +24,8 @@ from .errors import AuthenticationFailed, ConnectionLost, LeveretError, broker_e
 from .opening import Opening
 from .transport import Transport
 
+DEFAULT_URL = "leveret://guest:guest@127.0.0.1:5672/"
+URL_VARIABLE = "LEVERET_URL"  # of the environment
 DEFAULT_HEARTBEAT_S = 60
 DEFAULT_TIMEOUT_S = 15.0  # for TCP, TLS and login together
 CLOSE_TIMEOUT_S = 10.0  # how long the broker may take to say goodbye
@@ -285,7 +288,7 @@ class Connector(Opening[Connection]):
 
 
 def connect(
-    url: str = "leveret://guest:guest@127.0.0.1:5672/",
+    url: str | None = None,
     *,
     heartbeat_s: int = DEFAULT_HEARTBEAT_S,
     timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -295,7 +298,8 @@ def connect(
     """Connect to a broker: `connection = await connect(url)`, or `async with connect(url) as connection:`.
 
     Args:
-        url: `leveret://user:password@host:port/vhost`, or `leverets://` for TLS.
+        url: `leveret://user:password@host:port/vhost`, or `leverets://` for TLS. None: what the environment
+            variable LEVERET_URL says, or else the user guest on this machine.
         heartbeat_s: how long the broker may be silent before the connection counts as broken; 0: for ever.
         timeout_s: for TCP, TLS and login together.
         name: what operators see in the broker's logs.
@@ -306,6 +310,8 @@ def connect(
     """
     if not 0 <= heartbeat_s < 2**16:
         raise ValueError(f"heartbeat_s must be 0 to 65535, not {heartbeat_s}")
+    if url is None:
+        url = os.environ.get(URL_VARIABLE, DEFAULT_URL)
     return Connector(
         parse_url(url), heartbeat_s=heartbeat_s, timeout_s=timeout_s, name=name, ssl_context=ssl_context
     )

@@ -7,7 +7,7 @@ from sources import ROOT, python_files
 
 from leveret.broker.daemon.config import OPTIONS
 
-OTHER_VARIABLES = {"LEVERET_CONFIG", "LEVERET_TEST_TIMEOUT_FACTOR"}
+OTHER_VARIABLES = {"LEVERET_CONFIG", "LEVERET_TEST_TIMEOUT_FACTOR", "LEVERET_URL"}
 SHIPPED = ("Dockerfile", "README.md", "deploy/leveret.service")
 
 

@@ -71,6 +71,14 @@ class TestConnect:
         with pytest.raises(ValueError, match="heartbeat_s must be"):
             leveret.connect(heartbeat_s=100_000)
 
+    def test_the_environment_says_where_to_go_when_the_program_does_not(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LEVERET_URL", "nonsense://host")
+        with pytest.raises(ValueError, match="leveret://"):
+            leveret.connect()
+        leveret.connect("leveret://host")
+
 
 class TestRequests:
     async def test_many_are_under_way_on_one_channel(self) -> None:
