@@ -9,6 +9,7 @@ confirms, `transaction` what replaces them, `consumer` the deliveries, `settler`
 """
 
 from .channel import Channel
+from .codecs import register_decoder
 from .connection import Connection, Connector, connect
 from .consumer import Consumer
 from .errors import (
@@ -74,4 +75,5 @@ __all__ = [
     "Unroutable",
     "WrongLoop",
     "connect",
+    "register_decoder",
 ]

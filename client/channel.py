@@ -7,10 +7,10 @@ later use.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.native.layouts import FrameType
@@ -19,6 +19,7 @@ from leveret.protocol.reply_codes import ReplyCode
 from .consumer import Consumer, Subscription, check_prefetch_count
 from .errors import Blocked, BrokerError, ChannelClosed, ConsumerCancelled, LeveretError
 from .exchange import Exchange, ExchangeType
+from .handler import Callback, Handler, Handlers, OnError
 from .incoming import IncomingMessage
 from .message import Message, check_names
 from .publisher import Publisher
@@ -29,6 +30,8 @@ from .transport import Transport
 
 if TYPE_CHECKING:
     from .connection import Connection
+
+F = TypeVar("F", bound=Callback)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Channel:
         self._publisher = Publisher(self, transport, number, confirms=publisher_confirms)
         self.settler = Settler(self, transport, number)
         self._consumers: dict[int, Consumer] = {}
+        self._handlers = Handlers(self)
         self._last_consumer = 0
         self.prefetch_count = DEFAULT_PREFETCH_COUNT  # of consumers that say nothing else
         self._closed: LeveretError | None = None  # why it cannot be used any more
@@ -338,6 +342,60 @@ class Channel:
         await self.request(FrameType.QOS, prefetch_count, global_)
         if not global_:
             self.prefetch_count = prefetch_count
+
+    def handler(
+        self,
+        queue: Queue | str,
+        *,
+        concurrency: int = 1,
+        prefetch_count: int | None = None,
+        on_error: OnError = "reject",
+        ack_on_return: bool = True,
+        extend_every_s: float | None = None,
+        exclusive: bool = False,
+        consumer_tag: str = "",
+        arguments: Mapping[str, FieldValue] | None = None,
+    ) -> Callable[[F], F]:
+        """Declare what handles the messages of a queue; `serve` or `start_handlers` begins with it:
+
+            @channel.handler("orders", concurrency=10)
+            async def place(message: leveret.IncomingMessage) -> None:
+                ...
+
+            await channel.serve()
+
+        The function stays what it is. For the arguments, and what becomes of a message whose handler returns
+        or raises, see `Queue.consume`.
+        """
+        subscription = Subscription(
+            str(queue), consumer_tag, False, exclusive, prefetch_count, dict(arguments or {})
+        )
+
+        def declare(callback: F) -> F:
+            self._handlers.add(
+                Handler(callback, subscription, concurrency, on_error, ack_on_return, extend_every_s)
+            )
+            return callback
+
+        return declare
+
+    async def start_handlers(self) -> list[Consumer]:
+        """Start the handlers that were declared and have not been started; returns the consumers of all."""
+        return await self._handlers.start()
+
+    async def serve(self, *, stop_timeout_s: float | None = 30.0) -> None:
+        """Start the handlers that were declared, and stay with them until they have ended.
+
+        Returns after `stop_consumers`. When the broker ends one of them (its queue was deleted), the others
+        are stopped and ConsumerCancelled is raised; likewise ChannelClosed and ConnectionLost. When this is
+        cancelled (with `asyncio.run` that is what Ctrl-C does), handlers that run have `stop_timeout_s` to
+        finish; what was not begun goes back to the queue.
+        """
+        await self._handlers.serve(stop_timeout_s)
+
+    async def stop_consumers(self, timeout_s: float | None = None) -> None:
+        """Stop all consumers of this channel gracefully, see `Consumer.stop`."""
+        await asyncio.gather(*(consumer.stop(timeout_s) for consumer in list(self._consumers.values())))
 
     async def start_consumer(self, subscription: Subscription) -> Consumer:
         """`Queue.iterator`, by name.

@@ -1,14 +1,16 @@
 """A message to publish. What arrives is an `IncomingMessage` (`incoming.py`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import IntEnum
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self, TypedDict, Unpack
 
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.amqp.properties import BasicProperties, decode_properties, encode_properties
 from leveret.protocol.native.fields import PROPERTIES_MAX_BYTES, check_name
+
+from .codecs import JSON, MSGPACK, TEXT, encode_json, encode_msgpack
 
 
 class DeliveryMode(IntEnum):
@@ -18,9 +20,33 @@ class DeliveryMode(IntEnum):
     PERSISTENT = 2
 
 
+class MessageOptions(TypedDict, total=False):
+    """What every way to make a message takes besides the body."""
+
+    headers: Mapping[str, FieldValue] | None
+    content_type: str | None
+    content_encoding: str | None
+    delivery_mode: int
+    priority: int | None
+    correlation_id: str | None
+    reply_to: str | None
+    expiration: timedelta | float | None
+    message_id: str | None
+    timestamp: datetime | None
+    type: str | None
+    user_id: str | None
+    app_id: str | None
+
+
 class Message:
     """A body and its properties. Persistent unless told otherwise: a confirm then means that it is on disk.
 
+        Message(b"any bytes")
+        Message.json({"order": 17}, message_id="order-17")
+        Message.msgpack([1, 2, b"three"])
+        Message.text("Grüße")
+
+    The latter three set the content type, so that the receiver's `message.decode()` gives back what was sent.
     `expiration` is a timedelta or a number of seconds, from publishing on. A message may be published any
     number of times; changing its attributes has an effect on later publishes.
     """
@@ -61,7 +87,10 @@ class Message:
         app_id: str | None = None,
     ) -> None:
         if not isinstance(body, bytes):
-            raise TypeError(f"the body of a message is bytes, not {body.__class__.__name__}; encode it first")
+            raise TypeError(
+                f"the body of a message is bytes, not {body.__class__.__name__}; encode it first, "
+                "or use Message.text, Message.json or Message.msgpack"
+            )
         self.body = body
         self.headers = headers
         self.content_type = content_type
@@ -76,6 +105,44 @@ class Message:
         self.type = type
         self.user_id = user_id
         self.app_id = app_id
+
+    @classmethod
+    def json(
+        cls,
+        value: object,
+        *,
+        default: Callable[[Any], Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Self:
+        """A message with a JSON body. `default` makes JSON of what JSON does not know, as in `json.dumps`.
+
+        Raises TypeError or ValueError for what is no JSON, such as NaN.
+        """
+        options.setdefault("content_type", JSON)
+        return cls(encode_json(value, default), **options)
+
+    @classmethod
+    def msgpack(
+        cls,
+        value: object,
+        *,
+        default: Callable[[Any], Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Self:
+        """A message with a msgpack body: as JSON, and besides bytes, aware datetimes and keys of any kind.
+
+        `default` makes msgpack of what msgpack does not know. Raises TypeError, ValueError or OverflowError.
+        """
+        options.setdefault("content_type", MSGPACK)
+        return cls(encode_msgpack(value, default), **options)
+
+    @classmethod
+    def text(cls, text: str, **options: Unpack[MessageOptions]) -> Self:
+        """A message with a text in UTF-8."""
+        if not isinstance(text, str):
+            raise TypeError(f"Message.text takes a str, not {text.__class__.__name__}")
+        options.setdefault("content_type", TEXT)
+        return cls(text.encode(), **options)
 
     @classmethod
     def from_properties(cls, body: bytes, properties: bytes) -> Self:

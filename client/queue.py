@@ -14,8 +14,8 @@ from leveret.protocol.native.layouts import FrameType
 from .consumer import Consumer, Subscription
 from .errors import QueueEmpty
 from .exchange import Exchange
+from .handler import Callback, Handler, OnError
 from .incoming import IncomingMessage
-from .workers import Callback, HandlerSettings, OnError, Workers
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -128,19 +128,11 @@ class Queue:
         When the connection breaks, handlers that run go on; their message comes again. When the broker ends
         the consumer, that is logged; `consumer.wait()` raises it.
         """
-        settings = HandlerSettings(callback, concurrency, on_error, ack_on_return, extend_every_s)
-        if prefetch_count is None:
-            prefetch_count = max(self.channel.prefetch_count, concurrency)
-        elif prefetch_count < concurrency:
-            raise ValueError(
-                f"with prefetch_count={prefetch_count} no more than that many of concurrency={concurrency} "
-                "handlers could ever run"
-            )
-        consumer = await self.channel.start_consumer(
-            Subscription(self.name, consumer_tag, no_ack, exclusive, prefetch_count, dict(arguments or {}))
+        subscription = Subscription(
+            self.name, consumer_tag, no_ack, exclusive, prefetch_count, dict(arguments or {})
         )
-        consumer.workers = Workers(consumer, settings)
-        return consumer
+        handler = Handler(callback, subscription, concurrency, on_error, ack_on_return, extend_every_s)
+        return await handler.start(self.channel)
 
     @overload
     async def get(self, *, no_ack: bool = False, fail: Literal[True] = True) -> IncomingMessage: ...

@@ -1,6 +1,6 @@
 """Handlers at work: the tasks that take messages from a consumer and call a function for each.
 
-Made by `Queue.consume` and `Channel.handler`; owned by the consumer, which ends them. There are as many
+Made by `Handler.start`; owned by the consumer, which ends them. There are as many
 tasks as the handler's concurrency, for as long as the consumer lives; so no more messages than that are in
 the hands of handlers, and none costs a task of its own.
 """
@@ -11,68 +11,32 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import DeliveryLost, LeveretError
 from .incoming import IncomingMessage
 
 if TYPE_CHECKING:
     from .consumer import Consumer
+    from .handler import AsyncCallback, Callback, Handler
 
 log = logging.getLogger(__name__)
-
-CONCURRENCY_MAX = 65_535  # no more messages can be under way, see PREFETCH_COUNT_MAX
-
-Callback = Callable[[IncomingMessage], object]
-"""What handles a message: an `async def` runs in the event loop, a `def` in a thread."""
-
-AsyncCallback = Callable[[IncomingMessage], Awaitable[object]]
-
-ErrorPolicy = Literal["reject", "requeue", "requeue_once"]
-OnError = ErrorPolicy | Callable[[IncomingMessage, Exception], object]
-"""See `Queue.consume`."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerSettings:
-    """How a function is called for messages; see `Queue.consume`. Raises for what makes no sense."""
-
-    callback: Callback
-    concurrency: int = 1
-    on_error: OnError = "reject"
-    ack_on_return: bool = True
-    extend_every_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if not callable(self.callback):
-            kind = type(self.callback).__name__
-            raise TypeError(f"the callback must be an `async def` or `def` function, not {kind}")
-        if not 1 <= self.concurrency <= CONCURRENCY_MAX:
-            raise ValueError(f"concurrency must be at least 1, at most {CONCURRENCY_MAX}: {self.concurrency}")
-        if not callable(self.on_error) and self.on_error not in ("reject", "requeue", "requeue_once"):
-            raise ValueError(
-                "on_error must be 'reject', 'requeue', 'requeue_once' or a function of message and error, "
-                f"not {self.on_error!r}"
-            )
-        if self.extend_every_s is not None and self.extend_every_s <= 0:
-            raise ValueError(f"extend_every_s must be positive, not {self.extend_every_s}")
 
 
 class Workers:
     """See the module's docstring."""
 
-    def __init__(self, consumer: "Consumer", settings: HandlerSettings) -> None:
+    def __init__(self, consumer: "Consumer", handler: "Handler") -> None:
         self._consumer = consumer
-        self._settings = settings
+        self._handler = handler
         self._running: set[IncomingMessage] = set()
         self._threads: ThreadPoolExecutor | None = None
-        self._call = self._call_async if _is_async(settings.callback) else self._call_in_thread
+        self._call = self._call_async if _is_async(handler.callback) else self._call_in_thread
         self._loop = asyncio.get_running_loop()
-        self._tasks = {self._loop.create_task(self._work()) for _ in range(settings.concurrency)}
+        self._tasks = {self._loop.create_task(self._work()) for _ in range(handler.concurrency)}
         self._extending: asyncio.Task[None] | None = None
-        if settings.extend_every_s is not None:
-            self._extending = self._loop.create_task(self._extend(settings.extend_every_s))
+        if handler.extend_every_s is not None:
+            self._extending = self._loop.create_task(self._extend(handler.extend_every_s))
         for task in self._tasks:
             task.add_done_callback(self._task_done)
 
@@ -128,19 +92,19 @@ class Workers:
         except Exception as error:
             await self._failed(message, error)
         else:
-            if self._settings.ack_on_return and not message.is_settled:
+            if self._handler.ack_on_return and not message.is_settled:
                 self._settle(message, message.ack_returned)
 
     async def _call_async(self, message: IncomingMessage) -> None:
-        await cast("AsyncCallback", self._settings.callback)(message)
+        await cast("AsyncCallback", self._handler.callback)(message)
 
     async def _call_in_thread(self, message: IncomingMessage) -> None:
         if self._threads is None:
             name = f"leveret-{self._consumer.subscription.queue}"
-            self._threads = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix=name)
+            self._threads = ThreadPoolExecutor(self._handler.concurrency, thread_name_prefix=name)
         run = contextvars.copy_context().run
         result = await self._loop.run_in_executor(
-            self._threads, run, _call_function, self._settings.callback, message
+            self._threads, run, _call_function, self._handler.callback, message
         )
         if inspect.isawaitable(result):  # such as a lambda that calls an `async def`
             await result
@@ -149,7 +113,7 @@ class Workers:
 
     async def _failed(self, message: IncomingMessage, error: Exception) -> None:
         """Do what `on_error` says, and never raise."""
-        policy = self._settings.on_error
+        policy = self._handler.on_error
         if callable(policy):
             try:
                 result = policy(message, error)
@@ -191,11 +155,11 @@ class Workers:
                     log.warning("messages of %r could not be extended: %s", self._consumer, error)
 
 
-def _is_async(callback: Callback) -> bool:
+def _is_async(callback: "Callback") -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
 
 
-def _call_function(callback: Callback, message: IncomingMessage) -> object:
+def _call_function(callback: "Callback", message: IncomingMessage) -> object:
     try:
         return callback(message)
     except StopIteration as error:

@@ -45,6 +45,7 @@ from .client import (
     Unroutable,
     WrongLoop,
     connect,
+    register_decoder,
 )
 from .version import __version__
 
@@ -83,4 +84,5 @@ __all__ = [
     "WrongLoop",
     "__version__",
     "connect",
+    "register_decoder",
 ]
