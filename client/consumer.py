@@ -9,13 +9,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from leveret.protocol.amqp.field_table import FieldValue
 
-from .errors import ConsumerCancelled, LeveretError, WrongLoop
+from .errors import ChannelClosed, ConnectionLost, ConsumerCancelled, LeveretError, WrongLoop
 from .incoming import IncomingMessage
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ class Consumer:
             self._wake_all()
             try:
                 if self._error is None:
-                    await self.channel.cancel_consumer(self)
+                    with suppress(ChannelClosed, ConnectionLost):  # which end it, too
+                        await self.channel.cancel_consumer(self)
             finally:
                 self._give_back()
                 self._ended.set()

@@ -65,6 +65,17 @@ async def test_breaking_out_of_a_bare_loop_ends_the_consumer_too() -> None:
         assert len(server.queues["q"]) == 2
 
 
+async def test_a_consumer_that_is_left_while_the_connection_closes_has_nothing_to_say() -> None:
+    """A loop that was broken out of is ended by the garbage collector, which may come late."""
+    connection = await FakeNativeServer().connect()
+    queue = await filled(await connection.channel(), 0)
+    consumer = await queue.iterator().__aenter__()
+    closing = asyncio.create_task(connection.close())
+    await asyncio.sleep(0)
+    await consumer.cancel()
+    await closing
+
+
 async def test_the_prefetch_bounds_what_is_sent_ahead() -> None:
     server = FakeNativeServer()
     async with server.connect() as connection, await connection.channel() as channel:
