@@ -1,0 +1,52 @@
+"""Worker processes for the tests of patterns to kill: `python pattern_workers.py <which> <url> ...`.
+
+A worker prints a line for each thing that it begins, so that a test knows when to kill it.
+"""
+
+import asyncio
+import sys
+
+import leveret
+from leveret import IncomingMessage, Message
+from leveret.patterns.retry import Backoff, Retry
+from leveret.patterns.worker import Worker
+
+
+async def retry(url: str) -> int:
+    """Fails every message of `jobs`."""
+    policy = Retry("jobs", attempts=4, backoff=Backoff(first_s=0.01, cap_s=0.05))
+
+    async def fail(message: IncomingMessage) -> None:
+        print(message.body.decode(), flush=True)
+        raise TimeoutError("as always")
+
+    async with leveret.connect(url) as connection:
+        channel = await connection.channel(publisher_confirms=False)
+        queue = await policy.declare(channel)
+        return await Worker(queue, policy.guard(channel, fail), concurrency=5).run()
+
+
+async def work(url: str, source: str, results: str) -> int:
+    """Passes messages on, one at a time; what is `slow` takes as long as the signal needs to arrive."""
+    told = asyncio.Event()
+
+    async with leveret.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(source)
+
+        async def handle(message: IncomingMessage) -> None:
+            print(message.body.decode(), flush=True)
+            if message.body == b"slow":
+                await told.wait()
+            await channel.publish(Message(message.body), results)
+
+        worker = Worker(queue, handle, concurrency=1)
+        stop = worker.stop
+        worker.stop = lambda: (stop(), told.set())  # type: ignore[assignment,method-assign] # only here
+        return await worker.run()
+
+
+WORKERS = {"retry": retry, "work": work}
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(WORKERS[sys.argv[1]](*sys.argv[2:])))
