@@ -104,7 +104,7 @@ def _charset(parameters: str, content_encoding: str) -> str | None:
 
 def _known_charset(name: str, what: str) -> str:
     try:
-        b"".decode(name)
+        "x".encode(name)
     except (LookupError, ValueError):
         raise Undecodable(
             f"{what} {name!r} is no charset: undo the encoding of message.body yourself, then decode it"

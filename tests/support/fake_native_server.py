@@ -248,7 +248,10 @@ class FakeNativeServer:
         settled = []
         for element in tags:
             first, last = (element, element) if isinstance(element, int) else element
-            for tag in range(first, last + 1):
+            tags_of_range = range(first, last + 1)
+            if first == 0:
+                tags_of_range = [tag for number, tag in self.unacked if number == channel and tag <= last]
+            for tag in tags_of_range:
                 consumer, queue, message = self.unacked.pop((channel, tag))
                 if consumer is not None:
                     consumer.room += 1
