@@ -16,6 +16,8 @@ from leveret.storage.spill import Spill
 from .alarms import NO_LIMITS, Alarms, Limits
 from .auth import User
 from .channels.direct_reply import DirectReplies
+from .channels.producers import TTL_S as PRODUCER_TTL_S
+from .channels.producers import Producers
 from .clock import Clock
 from .connection import Connection
 from .counters import Counters, Latest
@@ -53,6 +55,7 @@ class Broker:
         windows: Windows | None = None,
         connections_max: int = CONNECTIONS_MAX,
         ack_timeout_ms: int = ACK_TIMEOUT_MS,
+        producer_ttl_s: float = PRODUCER_TTL_S,
     ) -> None:
         self.clock = clock
         self.journal = journal
@@ -62,6 +65,7 @@ class Broker:
         self.latest = Latest()
         self.direct_replies = DirectReplies()
         self.turn = Turn(schedule, kick_committer)
+        self.producers = Producers(clock, journal, self.turn, producer_ttl_s)
         self.connections: dict[Connection, None] = {}
         self._connections_max = connections_max
         self.last_sequence = 0  # of the newest message

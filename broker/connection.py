@@ -3,15 +3,18 @@
 It is the owner of its exclusive queues: they go when it goes.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .auth import User
 from .channels.channel import Channel
+from .channels.producer_channel import ProducerChannel
 from .channels.wire import Wire
 from .vhosts.vhost import Vhost
 
 if TYPE_CHECKING:
     from .broker import Broker
+
+_Channel = TypeVar("_Channel", bound=Channel)
 
 
 class Connection:
@@ -25,13 +28,20 @@ class Connection:
         self.counters = broker.counters
         self.ack_timeout_ms = broker.ack_timeout_ms
         self.direct_replies = broker.direct_replies
+        self.producers = broker.producers
         self.channels: dict[int, Channel] = {}
         self._broker = broker
 
     def open_channel(self, number: int, wire: Wire) -> Channel:
         """The session has checked that the number is free and allowed."""
-        channel = Channel(self, number, wire)
-        self.channels[number] = channel
+        return self._add_channel(Channel(self, number, wire))
+
+    def open_producer_channel(self, number: int, wire: Wire, producer_id: bytes) -> ProducerChannel:
+        """The same, for a producer: with confirms."""
+        return self._add_channel(ProducerChannel(self, number, wire, producer_id))
+
+    def _add_channel(self, channel: _Channel) -> _Channel:
+        self.channels[channel.number] = channel
         self.counters.channels_opened += 1
         return channel
 

@@ -23,6 +23,8 @@ class Counters:
     published: int = 0
     confirmed: int = 0
     """Publishes answered, refusals included."""
+    sent_again: int = 0
+    """Publishes that had been accepted before; they are not in `published`."""
     returned: int = 0
     unroutable: int = 0
     delivered: int = 0

@@ -24,7 +24,7 @@ from leveret.protocol.reply_codes import ReplyCode
 from ..message import Message, QueuedMessage
 from ..queues.consumer import Consumer
 from ..queues.dead_letter import DeathReason
-from ..queues.delivery import delivered_properties, enqueue_to
+from ..queues.delivery import REFUSED, RETURNED, TAKEN, Outcome, delivered_properties, enqueue_to
 from .confirms import Confirms
 from .direct_reply import REPLY_TO, ReplyConsumer, is_reply_name
 from .publish_checks import check_publish
@@ -191,7 +191,7 @@ class Channel:
         immediate: bool,
         properties: bytes,
         body: bytes,
-    ) -> None:
+    ) -> Outcome:
         """Checks in RabbitMQ's order (`rabbit_channel`), then routes; the confirm follows the commit."""
         confirms = self._confirms
         if confirms is not None:
@@ -206,16 +206,15 @@ class Channel:
                 routed = self._with_reply_name(routed)
             if routed is not properties:  # BCC does not travel on, either
                 properties, facts = routed, read_facts(routed)
-        if self._transaction is not None:
-            self._transaction.publishes.append(
-                partial(
-                    self._commit_publish, queues, exchange, routing_key, mandatory, properties, facts, body
-                )
-            )
-        else:
-            self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
+        if self._transaction is None:
+            return self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
+        publish = partial(
+            self._commit_publish, queues, exchange, routing_key, mandatory, properties, facts, body
+        )
+        self._transaction.publishes.append(publish)
+        return TAKEN
 
-    def _commit_publish(self, queues: "Sequence[Queue]", *publish: Any) -> bool:
+    def _commit_publish(self, queues: "Sequence[Queue]", *publish: Any) -> Outcome:
         """A kept publish goes to those of its queues that are still there."""
         return self._deliver_publish([queue for queue in queues if not queue.is_deleted], *publish)
 
@@ -228,29 +227,29 @@ class Channel:
         properties: bytes,
         facts: PropertyFacts,
         body: bytes,
-    ) -> bool:
-        """Returns whether a queue refused it."""
+    ) -> Outcome:
         services = self._services
         message = Message(
             services.next_sequence(), services.clock.now_ms(), exchange, routing_key, properties, facts, body
         )
         self._counters.published += 1
-        refused = False
+        outcome = TAKEN
         if queues:
-            refused = enqueue_to(message, queues, services)
+            outcome = enqueue_to(message, queues, services)
         elif not exchange and self.connection.direct_replies.deliver(message):
             pass  # it went, or would have gone, straight to a channel
         elif mandatory:
+            outcome = RETURNED
             self._counters.returned += 1
             self.wire.return_message(message, ReplyCode.NO_ROUTE, "NO_ROUTE")
         else:
             self._counters.unroutable += 1
         confirms = self._confirms
         if confirms is not None:
-            if refused:
+            if outcome >= REFUSED:
                 confirms.refuse_last()
             self._journal.confirm(self, confirms.last_tag)
-        return refused
+        return outcome
 
     def _with_reply_name(self, properties: bytes) -> bytes:
         if self._replies is None:

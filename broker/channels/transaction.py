@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..queues.delivery import REFUSED, Outcome
+
 
 class Kept(NamedTuple):
     """One ack, nack or reject that waits for the commit."""
@@ -21,8 +23,7 @@ class Kept(NamedTuple):
 class Transaction:
     """What a channel in tx mode has kept back, in order."""
 
-    publishes: list[Callable[[], bool]] = field(default_factory=list)
-    """Each returns whether a queue refused it."""
+    publishes: list[Callable[[], Outcome]] = field(default_factory=list)
     settlements: list[Kept] = field(default_factory=list)
 
     def commit(self, before_publish: Callable[[int], object]) -> list[int]:
@@ -35,7 +36,7 @@ class Transaction:
         refused = []
         for position, publish in enumerate(publishes):
             before_publish(position)
-            if publish():
+            if publish() >= REFUSED:
                 refused.append(position)
         for kept in settlements:
             kept.commit()

@@ -130,6 +130,12 @@ class Config:
             minimum=0,
         ),
     )
+    producer_ttl_s: float = field(
+        default=86_400.0,
+        metadata=_about(
+            "Time until a producer of the native protocol without a channel is forgotten.", minimum=0
+        ),
+    )
     memory_high_watermark: float = field(
         default=0.6,
         metadata=_about(

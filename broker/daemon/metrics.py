@@ -4,7 +4,7 @@ Nothing here is called on a hot path, and the domain holds no Prometheus object.
 """
 
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +37,8 @@ class BrokerFacts(Protocol):
     @property
     def latest(self) -> Latest: ...
     @property
+    def producers(self) -> Sized: ...
+    @property
     def vhosts(self) -> Mapping[str, VhostFacts]: ...
     @property
     def windows(self) -> Windows: ...
@@ -49,6 +51,7 @@ COUNTED: Mapping[str, tuple[str, str]] = {
     "channels_closed": ("channels_closed", "Channels that were closed."),
     "published": ("messages_published", "Messages that publishers sent."),
     "confirmed": ("messages_confirmed", "Publishes that were answered with ack or nack."),
+    "sent_again": ("publishes_sent_again", "Publishes that had been accepted before, and were not enqueued."),
     "returned": ("messages_returned", "Mandatory messages that no queue took and that went back."),
     "unroutable": ("messages_unroutable", "Messages that no queue took."),
     "delivered": ("messages_delivered", "Messages pushed to consumers."),
@@ -208,6 +211,11 @@ class Metrics(Collector):
             ("ready", "1 while the broker accepts connections.", int(now.is_ready)),
             ("connections", "Open connections.", counters.connections_opened - counters.connections_closed),
             ("channels", "Open channels.", counters.channels_opened - counters.channels_closed),
+            (
+                "producers",
+                "Producers of the native protocol whose tags are known.",
+                len(self._broker.producers),
+            ),
             ("queues", "Queues.", now.queues),
             ("exchanges", "Exchanges.", now.exchanges),
             *((name, GAUGES[name][0], value) for name, value in now.sums.items()),

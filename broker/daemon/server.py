@@ -119,6 +119,7 @@ class Server:
             limits=limits_of(config, self._engine),
             connections_max=config.connections_max,
             ack_timeout_ms=config.consumer_timeout_ms,
+            producer_ttl_s=config.producer_ttl_s,
         )
         if self._make_http is None:
             return await self._recover_and_serve(broker)
@@ -272,6 +273,7 @@ class Server:
             transport.tick(now_s)
         for connection in list(broker.connections):
             connection.take_back_overdue(now_s)
+        broker.producers.forget_old()
         broker.windows.weigh_some()
         closed = broker.counters.connections_closed
         if closed - self._closed_at_collection >= GC_AFTER_CONNECTIONS:

@@ -235,6 +235,7 @@ _UNPACK: Mapping[int, Callable[[bytes], object]] = {
     RecordType.REQUEUE: records.unpack_requeue,
     RecordType.DELIVERING: records.unpack_delivering,
     RecordType.TOPOLOGY: _unpack_change,
+    RecordType.PRODUCER: records.unpack_producer,
 }
 
 

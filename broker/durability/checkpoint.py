@@ -3,9 +3,9 @@
 Recovery is a checkpoint plus the blobs after it. A checkpoint says which copies of messages are alive and
 where they lie, not what is in them: the messages stay in the blobs they were published in.
 
-It is fuzzy. The topology is that of the checkpoint's own position; queues are added one after the other while
-the log goes on, each with the position at which its image is exact. Recovery passes over what an image has
-seen already.
+It is fuzzy. The topology and the producers are those of the checkpoint's own position; queues are added one
+after the other while the log goes on, each with the position at which its image is exact. Recovery passes
+over what an image has seen already.
 """
 
 import io
@@ -21,6 +21,7 @@ from msgpack.exceptions import UnpackException
 
 from leveret.storage.engine import Corrupt
 
+from ..channels.producers import ProducerImage, ProducerKey
 from ..queues.runs import RunTable, little_endian
 from . import records
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from ..queues.queue import Queue
     from .blobs import StoredBlob
 
-CHECKPOINT_FORMAT = 2  # docs/storage-format.md has the recipe for the next one
+CHECKPOINT_FORMAT = 3  # docs/storage-format.md has the recipe for the next one
+READABLE_FORMATS = (2, 3)
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Checkpoint:
     """Of the last blob up to `position`: what the next blob names as its previous one."""
     topology: list[bytes]
     """Packed topology records."""
+    producers: list[ProducerImage] = field(default_factory=list)
     queues: list[bytes] = field(default_factory=list)
     """Packed images."""
     blobs: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -102,6 +105,7 @@ class Checkpoint:
                 "last_queue_id": self.last_queue_id,
                 "chain_hash": self.chain_hash,
                 "topology": self.topology,
+                "producers": [_pack_producer(producer) for producer in self.producers],
                 "blobs": little_endian(self.blobs),
                 "parts": self.parts,
                 "queues": len(self.queues),
@@ -125,7 +129,7 @@ class LoadedCheckpoint:
                 io.BytesIO(data), raw=False, strict_map_key=False, timestamp=3, max_buffer_size=len(data)
             )
             fields = unpacker.unpack()
-            if fields["format"] != CHECKPOINT_FORMAT:
+            if fields["format"] not in READABLE_FORMATS:
                 raise Corrupt(
                     f"the checkpoint has format {fields['format']}, "
                     f"this version of Leveret reads format {CHECKPOINT_FORMAT}"
@@ -136,6 +140,8 @@ class LoadedCheckpoint:
                 last_queue_id=index(fields["last_queue_id"]),
                 chain_hash=fields["chain_hash"],
                 topology=fields["topology"],
+                # Format 2 is of a time without producers.
+                producers=[_unpack_producer(producer) for producer in fields.get("producers", ())],
                 blobs=_numbers(fields["blobs"]),
                 parts={position: tuple(parts) for position, parts in fields["parts"].items()},
             )
@@ -159,7 +165,7 @@ def _pack_lane(lane: "Lane") -> list[object]:
         gone |= table.gone
         expires |= table.expires
         columns = [mine + its for mine, its in zip(columns, table.columns(), strict=True)]
-    masks = {first: mask.to_bytes((mask.bit_length() + 7) // 8, "little") for first, mask in gone.items()}
+    masks = {first: _mask(bits) for first, bits in gone.items()}
     return [lane.priority, lane.live_bytes, *columns, masks, expires]
 
 
@@ -182,6 +188,24 @@ def _unpack_lane(fields: list[Any]) -> LaneImage:
     gone = {index(first): int.from_bytes(mask, "little") for first, mask in masks.items()}
     expires = {index(first): index(expires_at) for first, expires_at in expires.items()}
     return LaneImage(priority, index(body_bytes), RunTable.from_columns(columns, gone, expires))
+
+
+def _pack_producer(image: ProducerImage) -> list[object]:
+    (stored, not_stored), (refused, not_refused) = image.stored, image.refused_in_part
+    return [*image.key, stored, _mask(not_stored), refused, _mask(not_refused)]
+
+
+def _unpack_producer(fields: list[Any]) -> ProducerImage:
+    vhost, id_, stored, not_stored, refused, not_refused = fields
+    return ProducerImage(
+        ProducerKey(str(vhost), bytes(id_)),
+        (index(stored), int.from_bytes(not_stored, "little")),
+        (index(refused), int.from_bytes(not_refused, "little")),
+    )
+
+
+def _mask(bits: int) -> bytes:
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
 def _numbers(data: bytes) -> "array[int]":

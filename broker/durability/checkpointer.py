@@ -1,9 +1,9 @@
 """When and how checkpoints are made: a little of one after each `Journal.take`, so that nobody waits for it.
 
 Right after a take the memory is what the log says up to the end of that batch. At the first take the topology
-is copied; then, for some milliseconds after each, blobs and queues are added. When all are in and the batch
-of the last of them is durable, the checkpoint is written, blobs without live copies are dropped, and the
-cleaner has a look.
+and the producers are copied; then, for some milliseconds after each, blobs and queues are added. When all are
+in and the batch of the last of them is durable, the checkpoint is written, blobs without live copies are
+dropped, and the cleaner has a look.
 """
 
 import logging
@@ -66,7 +66,7 @@ class Checkpointer:
         return self._checkpoint is not None and self._steps is None
 
     def begin(self) -> None:
-        """Right after a take, encoded already: the topology as it is now."""
+        """Right after a take, encoded already: topology and producers as they are now."""
         broker, tail = self._broker, self._tail
         blobs = broker.journal.blobs
         self._grown_bytes = 0
@@ -77,6 +77,7 @@ class Checkpointer:
             last_queue_id=broker.last_queue_id,
             chain_hash=tail.chain_hash,
             topology=[record for vhost in broker.vhosts.values() for record in vhost.snapshot()],
+            producers=list(broker.producers.images()),
         )
         # What is dead by now is in no image that follows.
         self._dead = list(blobs.dead)

@@ -11,8 +11,8 @@ Invariants:
 - A message published and fully settled before its batch is packed never reaches the disk; its confirm still
   goes through the batch, so that confirms of a channel keep their order.
 - Within a batch: topology and publishes in the order they happened, then requeues, then settles and purges,
-  then what was moved. A settle is final for a copy, so it may come last; a dead-lettered copy is therefore
-  published again before it is settled.
+  then the tags of producers, then what was moved. A settle is final for a copy, so it may come last; a
+  dead-lettered copy is therefore published again before it is settled.
 - Whatever one synchronous step of the domain changed is in one batch, and a batch becomes durable whole.
 - Right after `take`, runs and topology in memory are what the log says up to the end of that batch.
 """
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from leveret.storage.blob import HEADER_BYTES
 
+from ..channels.producers import TagRun
 from ..message import CopyState, Message, QueuedMessage
 from ..queues.lane import Lane
 from ..queues.runs import Run, RunTable
@@ -31,10 +32,11 @@ from .blobs import Blobs, StoredBlob
 
 if TYPE_CHECKING:
     from ..channels.channel import Channel
+    from ..channels.producers import Producer
     from ..queues.queue import Queue
 
 MESSAGE_OVERHEAD_BYTES = 1024  # what a message takes besides its body and properties, roughly
-STRETCHES_MAX = 8192  # in one PURGE record
+STRETCHES_MAX = 8192  # in one PURGE or PRODUCER record
 
 
 class Journal:
@@ -52,6 +54,7 @@ class Journal:
         self._requeued: list[QueuedMessage] = []
         self._settled: dict[Run, list[int]] = {}
         self._purges: list[bytes] = []
+        self._tags: dict[Producer, list[TagRun]] = {}
         self._moves: list[tuple[StoredBlob, bytes]] = []
         self._confirms: dict[Channel, int] = {}
         self._waiting: list[Callable[[], None]] = []
@@ -126,6 +129,21 @@ class Journal:
         self._entries.append(records.pack_delivering(queue.id, delivering))
         self.changes += 1
 
+    def store_tags(self, producer: "Producer", runs: "list[TagRun]") -> None:
+        """The messages with these publish tags were given to `publish` just now."""
+        pending = self._tags.setdefault(producer, [])
+        for run in runs:
+            before = pending[-1] if pending else None
+            if before is not None and before.last + 1 == run.first and before[2] == run[2]:
+                pending[-1] = TagRun(before.first, *run[1:])
+            else:
+                pending.append(run)
+
+    def forget_producer(self, producer: "Producer") -> None:
+        """Nothing is known of it from now on."""
+        self._tags.pop(producer, None)
+        self._entries.append(records.pack_producer(*producer.key, []))
+
     def confirm(self, channel: "Channel", publish_tag: int) -> None:
         """Confirm this publish, and all before it on its channel, when what is pending now is durable."""
         self._confirms[channel] = publish_tag
@@ -156,6 +174,7 @@ class Journal:
             or self._waiting
             or self._purges
             or self._moves
+            or self._tags
             or self.blobs.is_releasing
         )
 
@@ -179,12 +198,13 @@ class Journal:
         self._pack_settled(packer)
         for record in self._purges:
             packer.add(record)
+        self._pack_tags(packer)
         if self._moves:
             by_id = queues()
             for blob, payload in self._moves:
                 packer.add_survivors(blob, payload, by_id)
         self._entries, self._large, self._requeued, self._settled = [], [], [], {}
-        self._purges, self._moves = [], []
+        self._purges, self._tags, self._moves = [], {}, []
         self.blobs.release_more()
         self._confirms, self._waiting = {}, []
         self.pending_bytes = 0
@@ -216,3 +236,8 @@ class Journal:
             body_bytes, lane.settled_bytes = lane.settled_bytes, 0
             lane.live_bytes -= body_bytes
             packer.add(records.pack_settle(lane.queue.id, lane.priority, body_bytes, sequences))
+
+    def _pack_tags(self, packer: Packer) -> None:
+        for producer, runs in self._tags.items():
+            for at in range(0, len(runs), STRETCHES_MAX):
+                packer.add(records.pack_producer(*producer.key, runs[at : at + STRETCHES_MAX]))

@@ -16,6 +16,8 @@ recipe.
     REQUEUE      u32 queue id, then (u64 sequence, u32 delivery count) each: delivered, and came back
     DELIVERING   u32 queue id, u8: whether copies of this queue may be with consumers
     TOPOLOGY     one msgpack map: a durable exchange, queue or binding came or went
+    PRODUCER     u8 + vhost, u8 + id, then (u64 first, u64 last, u8 refused in part) each: of these publish
+                 tags the log holds messages from here on; none: the producer is forgotten
 
 Number 2 was a SETTLE without priority and body bytes; it is not used again.
 """
@@ -40,6 +42,7 @@ class RecordType(IntEnum):
     MOVED = 8
     LARGE = 9
     PART = 10
+    PRODUCER = 11
 
 
 HOLDS_MESSAGE = frozenset({RecordType.PUBLISH, RecordType.MOVED, RecordType.LARGE})
@@ -67,6 +70,7 @@ _DELIVERING = struct.Struct(">BIIB")
 _REQUEUED = struct.Struct(">QI")
 _SETTLE = struct.Struct(">IBQ")
 _STRETCH = struct.Struct(">QQI")
+_TAG_RUN = struct.Struct(">QQ?")
 _LARGE_BODY = struct.Struct(">QIQ")
 _PEEK = struct.Struct(">QQII")
 
@@ -209,6 +213,26 @@ def unpack_delivering(record: bytes) -> tuple[int, bool]:
 def pack_topology(packed: bytes) -> bytes:
     """`packed` is a change that `pack_map` has packed."""
     return _FRAME.pack(RecordType.TOPOLOGY, len(packed)) + packed
+
+
+def pack_producer(vhost: str, id_: bytes, runs: Sequence[tuple[int, int, bool]]) -> bytes:
+    """`runs` are (first, last, refused in part) of publish tags."""
+    vhost_bytes = vhost.encode()
+    head = b"%c%b%c%b" % (len(vhost_bytes), vhost_bytes, len(id_), id_)
+    body = b"".join([_TAG_RUN.pack(*run) for run in runs])
+    return _FRAME.pack(RecordType.PRODUCER, len(head) + len(body)) + head + body
+
+
+def unpack_producer(record: bytes) -> tuple[str, bytes, list[tuple[int, int, bool]]]:
+    """Vhost, id, and (first, last, refused in part) runs."""
+    end = 1 + record[0]
+    vhost = record[1:end].decode()
+    start, end = end + 1, end + 1 + record[end]
+    id_ = bytes(record[start:end])
+    runs = list(_TAG_RUN.iter_unpack(record[end:]))
+    if not id_ or len(record) < end or any(not 1 <= first <= last for first, last, _ in runs):
+        raise ValueError("it names no producer, or tags that are none")
+    return vhost, id_, runs
 
 
 def pack_map(value: object) -> bytes:

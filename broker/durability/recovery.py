@@ -18,6 +18,7 @@ from leveret.storage.blob import CHAIN_START, Blob, chain_hash, decode_blob, ite
 from leveret.storage.engine import BEGINNING, Corrupt, Lease, LogEngine, Position
 
 from ..broker import Broker
+from ..channels.producers import Producer, ProducerKey, TagRun
 from ..queues.queue import Queue
 from ..queues.runs import NEVER, RunTable, keep_live
 from . import records
@@ -65,6 +66,7 @@ class Fold:
         self.queues: dict[int, _QueueState] = {}
         self.copies: dict[int, int] = {}  # published ones, by the position of their blob
         self.parts: dict[int, range] = {}  # of large messages, likewise
+        self.producers: dict[ProducerKey, Producer] = {}
         self.records = 0  # that were applied
         self._position = 0  # of the blob that is being applied
 
@@ -81,6 +83,8 @@ class Fold:
         self.broker.last_queue_id = checkpoint.last_queue_id
         for packed in checkpoint.topology:
             self._topology(records.unpack_map(packed))
+        for producer in checkpoint.producers:
+            self.producers[producer.key] = Producer.from_image(producer)
         for image in loaded.queues:
             self._apply_image(image)
         self.copies.update(loaded.blob_copies())
@@ -130,10 +134,7 @@ class Fold:
             case RecordType.MOVED:
                 self._move(records.unpack_publish(record))
             case RecordType.REQUEUE:
-                queue_id, copies = records.unpack_requeue(record)
-                state = self._state(queue_id)
-                if state is not None:
-                    state.queue.returned |= dict(copies)
+                self._requeue(record)
             case RecordType.DELIVERING:
                 queue_id, delivering = records.unpack_delivering(record)
                 state = self._state(queue_id)
@@ -141,6 +142,8 @@ class Fold:
                     state.queue.delivering = delivering
             case RecordType.TOPOLOGY:
                 self._topology(records.unpack_map(record))
+            case RecordType.PRODUCER:
+                self._producer(*records.unpack_producer(record))
             case RecordType.PART:
                 pass  # what it belongs to follows, or was never confirmed
             case _:
@@ -178,6 +181,12 @@ class Fold:
             lane.table.settle(sequence)
             returned.pop(sequence, None)
 
+    def _requeue(self, record: bytes) -> None:
+        queue_id, copies = records.unpack_requeue(record)
+        state = self._state(queue_id)
+        if state is not None:
+            state.queue.returned |= dict(copies)
+
     def _purge(self, record: bytes) -> None:
         queue_id, priority, body_bytes, stretches = records.unpack_purge(record)
         state = self._state(queue_id)
@@ -197,6 +206,17 @@ class Fold:
             state = self._state(queue_id)
             if state is not None:
                 state.lane(state.queue.priority_of(facts)).table.move(publish.sequence, position)
+
+    def _producer(self, vhost: str, id_: bytes, runs: list[tuple[int, int, bool]]) -> None:
+        key = ProducerKey(vhost, id_)
+        if not runs:
+            self.producers.pop(key, None)
+            return
+        producer = self.producers.get(key)
+        if producer is None:
+            producer = self.producers[key] = Producer(key)
+        for run in runs:
+            producer.store(TagRun(*run))
 
     def _topology(self, change: dict[str, object]) -> None:
         vhost = self.broker.vhosts[str(change["vhost"])]
@@ -272,6 +292,7 @@ async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -
         fold.apply_checkpoint(loaded)
     chain = await _replay(engine, group, position, lease, fold, chain)
     fold.enter_blobs(dict(await engine.blobs(group)))
+    broker.producers.come_back(fold.producers.values())
     latest.recovery_messages = messages = fold.fill_queues()
     latest.recovery_records = fold.records
     latest.recovery_s = clock.monotonic_s() - started_s

@@ -6,7 +6,7 @@ is part of the protocol (docs/native-protocol.md section 7): a message is return
 confirmed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp.field_table import FieldValue
@@ -19,7 +19,7 @@ from leveret.protocol.reply_codes import ReplyCode
 
 from ..channels.channel import Channel
 from ..message import Message
-from ..queues.delivery import delivered_properties
+from ..queues.delivery import Outcome, delivered_properties
 
 if TYPE_CHECKING:
     from .native_session import NativeSession
@@ -40,7 +40,7 @@ class NativeChannel:
         self._tags: dict[int, str] = {}  # and back
         self._prefetch_count = 0  # what QOS said, for consumers that ask for none of their own
         self._publish_tag = 0  # of the publish that is being executed
-        self._is_transactional = False
+        self._note: Callable[[Outcome], object] | None = None  # of publishes that went through
         self._kept_tags: list[int] = []  # of the publishes that wait for the commit
         self._flaw: AmqpError | None = None  # why a publish of the open transaction was refused: no commit
         self._deliveries: list[tuple[int, int, int, str, str, bytes, bytes]] = []
@@ -130,7 +130,7 @@ class NativeChannel:
     def publish(self, publish_tag: int, messages: list[list[Any]]) -> None:
         """PUBLISH: a message that fails is refused by its tag, the others go on."""
         channel = self.channel
-        publish = channel.publish
+        publish, note = channel.publish, self._note
         message_max = self._protocol.message_max
         for tag, (exchange, routing_key, flags, properties, body) in enumerate(messages, publish_tag):
             self._publish_tag = tag
@@ -139,17 +139,17 @@ class NativeChannel:
                 self._refuse_publish(tag, _too_large(len(body), message_max))
                 continue
             try:
-                publish(exchange, routing_key, bool(flags & MANDATORY), False, properties, body)
+                outcome = publish(exchange, routing_key, bool(flags & MANDATORY), False, properties, body)
             except AmqpError as error:
                 channel.publish_failed()
                 self._refuse_publish(tag, error)
             else:
-                if self._is_transactional:
-                    self._kept_tags.append(tag)
+                if note is not None:
+                    note(outcome)
 
     def _refuse_publish(self, tag: int, error: AmqpError) -> None:
         self._refuse(tag, error)
-        if self._is_transactional and self._flaw is None:
+        if self._note is not None and self._flaw is None:
             self._flaw = error
 
     def exchange_declare(
@@ -289,7 +289,10 @@ class NativeChannel:
 
     def tx_select(self) -> None:
         self.channel.tx_select()
-        self._is_transactional = True
+        self._note = self._keep_tag
+
+    def _keep_tag(self, _: Outcome) -> None:
+        self._kept_tags.append(self._publish_tag)
 
     def tx_commit(self) -> None:
         """All or nothing: what lacks a publish is rolled back, and the reason is the answer."""

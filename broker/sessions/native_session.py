@@ -21,6 +21,7 @@ from leveret.protocol.reply_codes import ReplyCode
 from ..connection import Connection
 from ..queues.queue import HeadNotInMemory
 from .native_channel import NativeChannel
+from .native_producer import NativeProducerChannel
 from .session import SessionHost, SessionSettings, name_given
 
 log = logging.getLogger(__name__)
@@ -256,12 +257,22 @@ class NativeSession:
 
     def _open_channel(self, request: int, number: int, confirm: bool, producer: bytes) -> None:
         assert self._connection is not None
+        if producer:
+            self._open_producer_channel(request, number, producer)
+            return
         channel = NativeChannel(self, self._protocol, number)
         channel.channel = self._connection.open_channel(number, channel)
         if confirm:
             channel.channel.confirm_select()
         self._channels[number] = channel
-        self._protocol.answer(request, *([0] if producer else []))
+        self._protocol.answer(request)
+
+    def _open_producer_channel(self, request: int, number: int, producer: bytes) -> None:
+        assert self._connection is not None
+        channel = NativeProducerChannel(self, self._protocol, number)
+        channel.channel = self._connection.open_producer_channel(number, channel, producer)
+        self._channels[number] = channel
+        self._protocol.answer(request, channel.channel.last_tag)
 
     def _close_channel(self, request: int, number: int) -> None:
         assert self._connection is not None

@@ -95,3 +95,14 @@ def test_topology(change: dict[str, object]) -> None:
     record_type, record = only_record(records.pack_topology(records.pack_map(change)))
     assert record_type == RecordType.TOPOLOGY
     assert records.unpack_map(record) == change
+
+
+tag_runs = st.tuples(st.integers(1, 2**63), st.integers(0, 2**63 - 1), st.booleans())
+
+
+@given(short, st.binary(min_size=1, max_size=64), st.lists(tag_runs, max_size=20))
+def test_producer(vhost: str, id_: bytes, drawn: list[tuple[int, int, bool]]) -> None:
+    runs = [(first, first + more, in_part) for first, more, in_part in drawn]
+    record_type, record = only_record(records.pack_producer(vhost, id_, runs))
+    assert record_type == RecordType.PRODUCER
+    assert records.unpack_producer(record) == (vhost, id_, runs)

@@ -43,6 +43,7 @@ class FakeBroker:
     counters: Counters = field(default_factory=Counters)
     journal: Journal = field(default_factory=lambda: Journal(1024 * 1024))
     latest: Latest = field(default_factory=Latest)
+    producers: list[object] = field(default_factory=list)
     vhosts: dict[str, FakeVhost] = field(default_factory=lambda: {"/": FakeVhost()})
     windows: Windows = field(default_factory=Windows)
 

@@ -69,11 +69,15 @@ class Peer:
         self.protocol.hello("guest", password, vhost, heartbeat_s=60, frame_max=0, properties=properties)
         return self.exchange()
 
-    def open(self, channel: int = 1, *, confirm: bool = True) -> "Peer":
-        """Log in if need be, and open a channel."""
+    def open(
+        self, channel: int = 1, *, confirm: bool = True, producer: bytes = b"", last_tag: int = 0
+    ) -> "Peer":
+        """Log in if need be, and open a channel. `last_tag` is what the broker must know of the producer."""
         if self.protocol.state is State.HELLO:
             self.log_in()
-        assert self.request(F.CHANNEL_OPEN, confirm, channel=channel) == [[F.REPLY, self._request, []]]
+        values = [last_tag] if producer else []
+        answers = self.request(F.CHANNEL_OPEN, confirm, producer, channel=channel)
+        assert [F.REPLY, self._request, values] in answers
         return self
 
     def send(self, type_: FrameType, *fields: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cold_messages import queue_of
+from native_house import Peer, entry
 from stored_log import StoredLog
 from whole_broker import WholeBroker
 
@@ -71,6 +72,7 @@ async def log(engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> StoredLo
     client.get("b")
     client.channel.nack(1, multiple=False, requeue=True)
     client.channel.ack(2, multiple=False)
+    Peer(broker).open(producer=b"me").publish(entry("a"))
     await broker.commit()
     return await StoredLog.of(engine)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from leveret.broker.channels.producers import ProducerImage, ProducerKey
 from leveret.broker.durability import records
 from leveret.broker.durability.checkpoint import CHECKPOINT_FORMAT, Checkpoint, LoadedCheckpoint
 from leveret.broker.durability.records import PublishRecord, RecordType
@@ -44,6 +45,7 @@ WRITTEN: dict[RecordType, bytes] = {
     RecordType.REQUEUE: records.pack_requeue(1, [(5, 2)]),
     RecordType.DELIVERING: records.pack_delivering(1, True),
     RecordType.TOPOLOGY: records.pack_topology(records.pack_map(CHANGE)),
+    RecordType.PRODUCER: records.pack_producer("/", b"abc", [(1, 5, False), (7, 7, True)]),
 }
 
 # Type and length, then the record.
@@ -61,6 +63,8 @@ VECTORS: dict[RecordType, str] = {
     RecordType.DELIVERING: "04 00000005 00000001 01",
     RecordType.TOPOLOGY: "05 00000024 84 a26f70 ac71756575655f64656c657465 a576686f7374 a12f "
     "a46e616d65 a171 a26964 01",
+    RecordType.PRODUCER: "0b 00000028 01 2f 03 616263 0000000000000001 0000000000000005 00 "
+    "0000000000000007 0000000000000007 01",
 }
 
 
@@ -72,6 +76,9 @@ def test_a_record_is_written_as_ever(record_type: RecordType) -> None:
 def test_the_document_has_the_same_examples() -> None:
     document = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
     assert [kind.name for kind, vector in VECTORS.items() if vector not in document] == []
+
+
+PRODUCER = ProducerImage(ProducerKey("/", b"abc"), (7, 0b10), (7, 0b1111110))
 
 
 def record(record_type: RecordType) -> bytes:
@@ -91,13 +98,17 @@ def test_records_are_read_as_ever() -> None:
     assert records.unpack_requeue(record(RecordType.REQUEUE)) == (1, [(5, 2)])
     assert records.unpack_delivering(record(RecordType.DELIVERING)) == (1, True)
     assert records.unpack_map(record(RecordType.TOPOLOGY)) == CHANGE
+    runs = [(1, 5, False), (7, 7, True)]
+    assert records.unpack_producer(record(RecordType.PRODUCER)) == ("/", b"abc", runs)
 
 
-# Messages 10 to 12 in the blob at position 3, of which 11 is gone, and 20 in the one at 4.
+# Messages 10 to 12 in the blob at position 3, of which 11 is gone, and 20 in the one at 4. A producer has
+# published up to tag 7, of which a queue refused the last, and 6 was not accepted.
 CHECKPOINT = bytes.fromhex(
-    "89 a6666f726d6174 02 a8706f736974696f6e 04 ad6c6173745f73657175656e6365 14"
+    "8a a6666f726d6174 03 a8706f736974696f6e 04 ad6c6173745f73657175656e6365 14"
     "ad6c6173745f71756575655f6964 01 aa636861696e5f68617368 c410 000102030405060708090a0b0c0d0e0f"
     "a8746f706f6c6f6779 91 c401 80"
+    "a970726f647563657273 91 96 a12f c403 616263 07 c401 02 07 c401 7e"
     "a5626c6f6273 c420 0300000000000000 0300000000000000 0400000000000000 0100000000000000"
     "a57061727473 81 04 92 01 02 a6717565756573 01"
     "96 01 05 c3 00 81 0c 02 91 98 00 cd012c"
@@ -106,16 +117,26 @@ CHECKPOINT = bytes.fromhex(
     "81 0a c401 02 81 14 cf0000018bcfe56800"
 )
 
+# The same as it was before there were producers.
+CHECKPOINT_2 = CHECKPOINT.replace(
+    bytes.fromhex("8a a6666f726d6174 03"), bytes.fromhex("89 a6666f726d6174 02")
+)
+CHECKPOINT_2 = CHECKPOINT_2.replace(
+    bytes.fromhex("a970726f647563657273 91 96 a12f c403 616263 07 c401 02 07 c401 7e"), b""
+)
 
-def test_a_checkpoint_is_read_as_ever() -> None:
-    loaded = LoadedCheckpoint.unpack(CHECKPOINT)
-    assert CHECKPOINT_FORMAT == 2
+
+@pytest.mark.parametrize("packed", [CHECKPOINT, CHECKPOINT_2])
+def test_a_checkpoint_is_read_as_ever(packed: bytes) -> None:
+    loaded = LoadedCheckpoint.unpack(packed)
+    assert CHECKPOINT_FORMAT == 3
     assert loaded.checkpoint == Checkpoint(
         position=4,
         last_sequence=20,
         last_queue_id=1,
         chain_hash=bytes(range(16)),
         topology=[b"\x80"],
+        producers=[PRODUCER] if packed is CHECKPOINT else [],
         blobs=array("Q", [3, 3, 4, 1]),
         parts={4: (1, 2)},
     )

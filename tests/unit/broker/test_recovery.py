@@ -277,7 +277,7 @@ async def test_a_checkpoint_of_a_later_format_is_refused(engine: MemoryEngine) -
     lease = await engine.acquire(GROUP, "from the future")
     found = await engine.last_checkpoint(GROUP)
     assert found is not None
-    newer = found[1].replace(b"\xa6format\x02", b"\xa6format\x63")
+    newer = found[1].replace(b"\xa6format\x03", b"\xa6format\x63")
     assert newer != found[1]
     await engine.checkpoint(GROUP, lease.epoch, found[0], newer)
     with pytest.raises(Corrupt, match="format 99"):
