@@ -9,6 +9,7 @@ import sys
 import leveret
 from leveret import IncomingMessage, Message
 from leveret.patterns.retry import Backoff, Retry
+from leveret.patterns.rpc import RpcServer
 from leveret.patterns.worker import Worker
 
 
@@ -46,7 +47,21 @@ async def work(url: str, source: str, results: str) -> int:
         return await worker.run()
 
 
-WORKERS = {"retry": retry, "work": work}
+async def serve(url: str, queue: str) -> int:
+    """Takes requests and never answers."""
+
+    async def hang(request: IncomingMessage) -> bytes:
+        print("asked", flush=True)
+        await asyncio.Event().wait()
+        return b""
+
+    async with leveret.connect(url) as connection, RpcServer(connection, queue, hang) as server:
+        print("ready", flush=True)
+        await server.wait()
+    return 0
+
+
+WORKERS = {"serve": serve, "retry": retry, "work": work}
 
 if __name__ == "__main__":
     sys.exit(asyncio.run(WORKERS[sys.argv[1]](*sys.argv[2:])))
