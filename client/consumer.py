@@ -72,7 +72,7 @@ class Consumer:
         self.channel = channel
         self.number = number
         self.subscription = subscription
-        self.consumer_tag = subscription.consumer_tag  # the broker's, when it has answered
+        self.consumer_tag: str = subscription.consumer_tag  # the broker's, when it has answered
         self.workers: Workers | None = None  # of a consumer that has a handler
         self._loop = asyncio.get_running_loop()
         self._ack_on_arrival = subscription.no_ack and not subscription.is_reply_to
