@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from daemon import Daemon
 from hypothesis import settings
+from postgresql import PostgreSQL
 
 # This suite runs on small and busy machines: that an example took long says nothing about the code.
 settings.register_profile("leveret", deadline=None)
@@ -23,4 +24,14 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A broker that the whole session shares: use your own names for queues and exchanges, never stop it."""
     with Daemon(tmp_path_factory.mktemp("shared") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL that the whole session shares: use your own names for tables."""
+    reason = PostgreSQL.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with PostgreSQL() as running:
         yield running

@@ -1,0 +1,199 @@
+"""Consume, process, produce as one, on a real broker: nothing is lost or doubled, whatever is killed when."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from itertools import count
+from random import Random
+
+import pytest
+from daemon import TIMEOUT_FACTOR, Daemon
+from pattern_worker import Workers
+
+import leveret
+from leveret import Channel, IncomingMessage, Message, NotFound, Queue, Unroutable
+from leveret.patterns.pipeline import Output, Pipeline
+
+PATIENCE_S = 30 * TIMEOUT_FACTOR
+_numbers = count(1)
+
+
+@pytest.fixture
+async def connection(shared_daemon: Daemon) -> AsyncIterator[leveret.Connection]:
+    async with leveret.connect(shared_daemon.leveret_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def channel(connection: leveret.Connection) -> Channel:
+    return await connection.channel()
+
+
+@pytest.fixture
+async def queues(channel: Channel) -> AsyncIterator[tuple[Queue, Queue, Queue]]:
+    """Inputs, outputs, dead letters."""
+    name = f"pipeline-{next(_numbers)}"
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{name}-dead"}
+    yield (
+        await channel.declare_queue(name, durable=True, arguments=arguments),
+        await channel.declare_queue(f"{name}-out", durable=True),
+        await channel.declare_queue(f"{name}-dead", durable=True),
+    )
+    for suffix in ("", "-out", "-dead"):
+        await channel.queue_delete(name + suffix)
+
+
+async def publish(channel: Channel, queue: str, bodies: list[str]) -> None:
+    await asyncio.gather(*(channel.publish(Message(body.encode()), queue) for body in bodies))
+
+
+async def take_all(channel: Channel, queue: str) -> list[str]:
+    bodies = []
+    while (message := await channel.get(queue, no_ack=True)) is not None:
+        bodies.append(message.body.decode())
+    return bodies
+
+
+async def ready(channel: Channel, queue: str, wanted: int) -> None:
+    """Wait until so many messages, or more, are ready in a queue."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := (await channel.get_queue(queue)).message_count) < wanted:
+        assert time.monotonic() < deadline, f"{found} messages in {queue}, not {wanted}"
+        await asyncio.sleep(0.005)
+
+
+class TestPipeline:
+    @pytest.mark.parametrize("batch_size", [1, 8])
+    async def test_each_input_gives_its_outputs_in_order(
+        self,
+        connection: leveret.Connection,
+        channel: Channel,
+        queues: tuple[Queue, Queue, Queue],
+        batch_size: int,
+    ) -> None:
+        source, target, dead = queues
+        busy, most = 0, 0
+
+        async def handle(message: IncomingMessage) -> list[Output]:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            await asyncio.sleep(0)
+            busy -= 1
+            number = int(message.body)
+            if number % 10 == 7:
+                raise ValueError("I do not like this number")
+            return [Output(Message(f"{number}.{n}".encode()), target.name) for n in range(number % 3)]
+
+        await publish(channel, source.name, [f"{number}" for number in range(60)])
+        pipeline = Pipeline(connection, source.name, handle, batch_size=batch_size)
+        running = asyncio.create_task(pipeline.run())
+        liked = [number for number in range(60) if number % 10 != 7]
+        outputs = [f"{number}.{n}" for number in liked for n in range(number % 3)]
+        await ready(channel, target.name, len(outputs))
+        await ready(channel, dead.name, 6)
+        await pipeline.stop()
+        await running
+        assert await take_all(channel, target.name) == outputs
+        assert await take_all(channel, dead.name) == [f"{number}" for number in range(7, 60, 10)]
+        assert await take_all(channel, source.name) == []
+        assert most == batch_size
+
+    async def test_stop_lets_what_runs_finish_and_returns_the_rest(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        source, target, _ = queues
+        begun, finish = asyncio.Event(), asyncio.Event()
+
+        async def handle(message: IncomingMessage) -> list[Output]:
+            begun.set()
+            await finish.wait()
+            return [Output(Message(message.body), target.name)]
+
+        await publish(channel, source.name, ["1", "2", "3"])
+        pipeline = Pipeline(connection, source.name, handle, batch_size=1)
+        running = asyncio.create_task(pipeline.run())
+        await begun.wait()
+        await pipeline.stop()
+        finish.set()
+        await running
+        assert await take_all(channel, target.name) == ["1"]
+        await ready(channel, source.name, 2)
+        assert await take_all(channel, source.name) == ["2", "3"]
+
+    async def test_what_the_broker_refuses_undoes_the_batch_and_is_raised(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        source, target, _ = queues
+
+        async def handle(message: IncomingMessage) -> list[Output]:
+            exchange = "missing" if message.body == b"2" else ""
+            return [Output(Message(message.body), target.name, exchange=exchange)]
+
+        await publish(channel, source.name, ["1", "2"])
+        with pytest.raises(NotFound, match="no exchange 'missing'"):
+            await Pipeline(connection, source.name, handle).run()
+        assert await take_all(channel, target.name) == []
+        await ready(channel, source.name, 2)
+
+    async def test_an_output_that_reaches_no_queue_is_raised(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        async def handle(message: IncomingMessage) -> list[Output]:
+            return [Output(Message(b"result"), "nowhere")]
+
+        await publish(channel, queues[0].name, ["1"])
+        with pytest.raises(Unroutable, match="nowhere"):
+            await Pipeline(connection, queues[0].name, handle).run()
+
+    async def test_requeue(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        source, target, _ = queues
+
+        async def handle(message: IncomingMessage) -> list[Output]:
+            if not message.redelivered:
+                raise OSError("not now")
+            return [Output(Message(message.body), target.name)]
+
+        await publish(channel, source.name, ["1"])
+        pipeline = Pipeline(connection, source.name, handle, requeue=True)
+        running = asyncio.create_task(pipeline.run())
+        await ready(channel, target.name, 1)
+        await pipeline.stop()
+        await running
+
+    async def test_a_batch_size_below_one(self, connection: leveret.Connection) -> None:
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            Pipeline(connection, "q", pytest.fail, batch_size=0)
+
+
+@pytest.mark.crash
+class TestKill9:
+    SEED = 5
+    KILLS = 9  # of workers, and of brokers every third time
+    INPUTS = 800
+
+    async def test_each_input_has_its_outputs_once(self, daemon: Daemon) -> None:
+        random = Random(self.SEED)
+        inputs = [f"{number}" for number in range(self.INPUTS)]
+        moments = sorted(random.sample(range(self.INPUTS), self.KILLS))  # how many outputs are there
+        async with leveret.connect(daemon.leveret_url) as connection, connection.channel() as channel:
+            for queue in ("in", "a", "b"):
+                await channel.declare_queue(queue, durable=True)
+            await publish(channel, "in", inputs)
+        with Workers("pipeline", daemon.leveret_url, "in", 10, "a", "b") as workers:
+            while moments:
+                async with leveret.connect(daemon.leveret_url) as connection, connection.channel() as channel:
+                    for moment in moments[:3]:
+                        await ready(channel, "b", moment)
+                        workers.kill_one()
+                    moments = moments[3:]
+                    await ready(channel, "b", moments[0] if moments else self.INPUTS)
+                daemon.kill()
+                daemon.start()
+        async with leveret.connect(daemon.leveret_url) as connection, connection.channel() as channel:
+            assert await take_all(channel, "in") == []
+            for queue in ("a", "b"):
+                assert Counter(await take_all(channel, queue)) == Counter(inputs)
