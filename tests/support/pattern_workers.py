@@ -8,8 +8,10 @@ import sys
 
 import leveret
 from leveret import IncomingMessage, Message
+from leveret.patterns.failures import PermanentError
 from leveret.patterns.retry import Backoff, Retry
 from leveret.patterns.rpc import RpcServer
+from leveret.patterns.saga import Run, Saga, Step
 from leveret.patterns.worker import Worker
 
 
@@ -61,7 +63,31 @@ async def serve(url: str, queue: str) -> int:
     return 0
 
 
-WORKERS = {"serve": serve, "retry": retry, "work": work}
+async def trip(url: str, ledger: str) -> int:
+    """Books and cancels by writing keys into a file; for every third customer there is no car."""
+
+    async def note(run: Run) -> None:
+        print(run.key, flush=True)
+        await asyncio.to_thread(append, ledger, f"{run.key}\n")
+
+    async def book_car(run: Run) -> None:
+        if run.data["number"] % 3 == 0:
+            raise PermanentError("no car")
+        await note(run)
+
+    saga = Saga("trip", [Step("flight", note, note), Step("hotel", note, note), Step("car", book_car)])
+    async with leveret.connect(url) as connection:
+        channel = await connection.channel(publisher_confirms=False)
+        queue = await saga.declare(channel)
+        return await Worker(queue, saga.handler(channel), concurrency=5).run()
+
+
+def append(file: str, line: str) -> None:
+    with open(file, "a", encoding="utf-8") as ledger:
+        ledger.write(line)
+
+
+WORKERS = {"trip": trip, "serve": serve, "retry": retry, "work": work}
 
 if __name__ == "__main__":
     sys.exit(asyncio.run(WORKERS[sys.argv[1]](*sys.argv[2:])))
