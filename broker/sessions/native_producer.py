@@ -1,4 +1,4 @@
-"""A channel of a native connection that publishes for a producer (docs/native-protocol.md section 8)."""
+"""A channel of a native connection that publishes for a producer (docs/native-protocol.md section 7.1)."""
 
 from typing import TYPE_CHECKING, Any
 
