@@ -445,7 +445,7 @@ class TestForgetting:
             peer.request(F.CHANNEL_CLOSE, channel=channel)
             assert len(house.broker.producers) == 2
         peer.open(4, producer=b"d")
-        peer.open(3, producer=b"c", last_tag=3)
+        peer.open(3, producer=b"c", last_tag=1)
         peer.open(1, producer=b"a", last_tag=0)
 
     async def test_one_that_never_published_leaves_nothing(self, house: WholeBroker) -> None:
