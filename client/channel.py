@@ -184,7 +184,10 @@ class Channel:
     def _consumer_cancelled(self, number: int) -> None:
         consumer = self._consumers.pop(number, None)
         if consumer is not None:
-            text = f"the broker cancelled consumer {consumer.consumer_tag}: was its queue deleted?"
+            text = (
+                f"the broker cancelled consumer {consumer.consumer_tag}: was its queue deleted, "
+                "or did it keep a message longer than the consumer timeout?"
+            )
             consumer.ended(ConsumerCancelled(text), keep_buffer=True)
 
     # Exchanges and queues
