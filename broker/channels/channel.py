@@ -385,7 +385,7 @@ class Channel:
         if no_ack:
             found.settle(copy)
         else:
-            self._unacked[tag] = Delivery(copy, None)
+            self._unacked[tag] = (copy, None)
             self._note_ack_timeout(found, None)
         return Got(tag, copy, found.message_count)
 
@@ -417,7 +417,7 @@ class Channel:
         if consumer.no_ack:
             copy.queue.settle(copy)
         else:
-            self._unacked[tag] = Delivery(copy, consumer)
+            self._unacked[tag] = (copy, consumer)
             self._counted += 1
             consumer.unacked_count += 1
 
@@ -451,7 +451,8 @@ class Channel:
             if delivery is not None:
                 self._release((delivery,))
                 self._counters.acked += 1
-                delivery.copy.queue.settle(delivery.copy)
+                copy = delivery[0]
+                copy.queue.settle(copy)
                 return
         self._settle(self._unacked.take(delivery_tag, multiple), self._apply_ack)
 
@@ -531,14 +532,14 @@ class Channel:
             now_s,
             self._delivery_tag,
             self._shortest_ack_timeout_s,
-            lambda delivery: self._ack_timeout_s(delivery.copy.queue, delivery.consumer),
+            lambda delivery: self._ack_timeout_s(delivery[0].queue, delivery[1]),
         )
         if not overdue:
             return
         self._release(overdue.values())
         self._apply_requeue(overdue, failed=False)
         for delivery in overdue.values():
-            consumer = delivery.consumer
+            _, consumer = delivery
             if consumer is not None and self.consumers.pop(consumer.tag, None) is not None:
                 consumer.queue.remove_consumer(consumer)
                 if not self.wire.cancel_consumer(consumer.tag):
