@@ -19,7 +19,7 @@ five failures in a row it opens, and calls fail at once with `CircuitOpen`. Afte
     async def charge(order): ...
 
 **While it is open, a consumer pauses**: every message it took would fail, and burn an attempt of its retry.
-`Worker(..., gate=breaker.ready)` takes none until a call may be tried; they stay in the queue.
+`Worker(..., gate=breaker.ready)` begins none until a call may be tried; they wait where they are.
 `CircuitOpen` is a `Postponed`: a message that was taken already comes back later without losing an attempt.
 
 Only failures that pass by themselves count (`failures`): a service that calls our order nonsense is well.

@@ -28,6 +28,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from copy import copy
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -263,6 +264,7 @@ class RpcServer:
     async def _reply(self, request: IncomingMessage, reply: Message) -> None:
         assert self._channel is not None
         assert request.reply_to is not None
+        reply = copy(reply)  # the procedure may return the same one to many
         reply.correlation_id = request.correlation_id
         reply.delivery_mode = DeliveryMode.NOT_PERSISTENT
         try:
