@@ -44,11 +44,19 @@ def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) 
     committed. Either way the transaction can go on.
     """
     name = connection.dialect.name
+    statement: postgresql.Insert | sqlite.Insert
     if name == "postgresql":
-        statement = postgresql.insert(table).values(values).on_conflict_do_nothing()
-        return connection.execute(statement).rowcount == 1
-    if name == "sqlite":  # whose driver has no savepoints in every version
-        return connection.execute(sqlite.insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
+        statement = postgresql.insert(table)
+    elif name == "sqlite":  # whose driver has no savepoints in every version
+        statement = sqlite.insert(table)
+    else:
+        return insert_new_in_savepoint(connection, table, values)
+    new = statement.values(values).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(new).first() is not None
+
+
+def insert_new_in_savepoint(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """`insert_new` in the SQL that all databases have."""
     try:
         with connection.begin_nested():
             connection.execute(insert(table).values(values))
