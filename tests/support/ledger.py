@@ -8,6 +8,7 @@ there after some step since the last one that is known to be durable.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from leveret.protocol.amqp.field_table import FieldValue
 
@@ -28,7 +29,16 @@ EXPIRING: Mapping[str, dict[str, FieldValue]] = {
 }
 
 State = dict[str, tuple[int, ...]]
-"""The durable messages of each durable queue."""
+"""The durable messages of each durable queue, and the publish tags that the log has of each producer."""
+
+
+class Produced(NamedTuple):
+    """A publish of a producer."""
+
+    tag: int
+    queue: str
+    number: int
+    is_mandatory: bool
 
 
 @dataclass
@@ -39,11 +49,20 @@ class Book:
     ready: set[int] = field(default_factory=set)  # those of them that no consumer has
 
 
+@dataclass
+class Tags:
+    """The publish tags of one producer."""
+
+    accepted: set[int] = field(default_factory=set)
+    stored: set[int] = field(default_factory=set)  # those of them that a restart does not lose
+
+
 class Ledger:
     """See the module's docstring. A message is known by its number, with which its body begins."""
 
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
+        self._tags: dict[str, Tags] = {}  # by producer
         self.failures: Counter[int] = Counter()  # deliveries from the quorum queue that counted as failed
         self._bodies: dict[int, bytes] = {}
         self._priorities: dict[int, int] = {}
@@ -80,13 +99,43 @@ class Ledger:
             book = self.books[queue]
             if queue == FULL and len(book.ready) >= FULL_AT:
                 continue
-            book.live.add(number)
-            book.ready.add(number)
-            if queue == QUORUM:
-                self._persistent.add(number)
+            self._put(queue, number)
         for queue, number in settled:
             self.books[queue].live.remove(number)
         self._step()
+
+    def introduce(self, producer: str) -> None:
+        """There will be a producer with this name."""
+        self._tags[producer] = Tags()
+        self._states[-1][producer] = ()
+
+    def accepted(self, producer: str) -> set[int]:
+        return self._tags[producer].accepted
+
+    def produce(self, producer: str, batch: Sequence[Produced]) -> Callable[[], None]:
+        """What was accepted before changes nothing. To be called back when it is durable."""
+        tags = self._tags[producer]
+        for tag, queue, number, is_mandatory in batch:
+            if tag in tags.accepted:
+                continue
+            book = self.books.get(queue)
+            if book is not None:
+                if queue == FULL and len(book.ready) >= FULL_AT:
+                    continue
+                self._put(queue, number)
+                if queue != TRANSIENT and number in self._persistent:
+                    tags.stored.add(tag)
+            elif is_mandatory:
+                continue
+            tags.accepted.add(tag)
+        return self.barrier()
+
+    def _put(self, queue: str, number: int) -> None:
+        book = self.books[queue]
+        book.live.add(number)
+        book.ready.add(number)
+        if queue == QUORUM:
+            self._persistent.add(number)
 
     def take(self, queue: str, body: bytes, *, redelivered: bool, is_sent: bool) -> int:
         """Somebody got it: it must have been the head. `is_sent`: and will see it, whatever happens."""
@@ -137,7 +186,7 @@ class Ledger:
             name: tuple(sorted(book.live & self._persistent))
             for name, book in self.books.items()
             if name != TRANSIENT
-        }
+        } | {producer: tuple(sorted(tags.stored)) for producer, tags in self._tags.items()}
 
     def barrier(self) -> Callable[[], None]:
         """To be called back when all up to now is durable."""
@@ -154,7 +203,7 @@ class Ledger:
         """Recovery found these, in this order before priorities."""
         self._step()
         possible = self._states[-1:] if is_clean else self._states[self._durable :]
-        state = {name: tuple(numbers) for name, numbers in found.items() if name in QUEUES}
+        state = {name: tuple(found[name]) for name in found if name in QUEUES or name in self._tags}
         assert state in possible, f"{state} was never there; the last that should be is {possible[0]}"
         expiring = Counter(number for name in EXPIRING for number in found[name])
         for number, is_durable in list(self._expiring.items()):
@@ -163,5 +212,6 @@ class Ledger:
                 self._expiring[number] = True
             else:
                 del self._expiring[number]
-        self.books = {name: Book(set(numbers), set(numbers)) for name, numbers in state.items()}
+        self.books = {name: Book(set(state[name]), set(state[name])) for name in state if name in QUEUES}
+        self._tags = {name: Tags(set(state[name]), set(state[name])) for name in self._tags}
         self._states, self._durable = [self._state()], 0

@@ -11,10 +11,12 @@ from random import Random
 
 from fake_services import FakeClock, FakeTimers
 from ledger import EXPIRING, FULL, QUEUES, QUORUM, TRANSIENT, Ledger
+from storm_producer import StormProducer
 from whole_broker import GROUP, USER, NotingWire
 
 from leveret.broker.broker import DEFAULT_VHOST, Broker
 from leveret.broker.channels.channel import Channel
+from leveret.broker.channels.producers import TagSet
 from leveret.broker.durability.committer import Committer
 from leveret.broker.durability.journal import Journal
 from leveret.broker.durability.recovery import recover
@@ -113,6 +115,7 @@ class Storm:
     def __init__(self, seed: int) -> None:
         self.ledger = Ledger()
         self._random = random = Random(seed)
+        self._producers = [StormProducer(name, self.ledger, random) for name in ("one", "two")]
         self._clock = FakeClock()
         self._disk = SimulatedDisk(seed)
         self._blob_max_bytes = random.choice((300, 1000, 4000, 20_000))
@@ -170,6 +173,7 @@ class Storm:
     async def _live(self) -> None:
         for name in (*QUEUES, *EXPIRING):
             self._declare(name)
+        self._reconnect_all()
         for _ in range(self._random.randint(20, 300)):
             self._random.choice(OPERATIONS)(self)
             self._broker.turn.wake()  # as sessions do
@@ -177,11 +181,19 @@ class Storm:
                 await turns(self._random.randint(1, 6))
             self._check_tasks()
         await self._settle_down()
+        if self._random.random() < 0.5:
+            self._reconnect_all()
+            await self._settle_down()
         self._check_accounts()
         if self._random.random() < 0.5:
             self._timers.advance(TTL_MAX_MS)
             await self._settle_down()
             assert self._queues["expiring"].message_count == 0
+
+    def _reconnect_all(self) -> None:
+        for producer in self._producers:
+            producer.connect(self._broker)
+        self._broker.turn.wake()
 
     def _check_tasks(self) -> None:
         for task in self._tasks:
@@ -209,6 +221,8 @@ class Storm:
         tasks = self._tasks if upkeep is None else [*self._tasks, upkeep]
         for task in tasks:
             task.cancel()
+        for producer in self._producers:
+            producer.broker_is_gone()
         self._disk.crash(self._random.choice(list(Keep)))
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -217,6 +231,8 @@ class Storm:
         for _, number in self.held.values():
             self.ledger.failures[number] += 1
         self._connection.close()
+        for producer in self._producers:
+            producer.lose_connection()
         await self._settle_down()
         self._committer.stop()
         committing, *others = self._tasks
@@ -252,6 +268,10 @@ class Storm:
             assert found[name] == sorted(found[name]) or name in EXPIRING, "out of order"
             if name == QUORUM:
                 self._check_failures(copies)
+        found |= {producer.name: [] for producer in self._producers}
+        for image in self._broker.producers.images():
+            tags = TagSet(*image.stored)
+            found[image.key.id.decode()] = [tag for tag in range(1, tags.last + 1) if tag in tags]
         await self._settle_down()
         assert sum(blob.live_copies for blob in self._broker.journal.blobs) == sum(
             queue.message_count for queue in self._queues.values()
@@ -425,6 +445,15 @@ class Storm:
             assert count == len(self.ledger.books[queue.name].ready)
             self.ledger.delete(queue.name)
 
+    def _produce(self) -> None:
+        self._random.choice(self._producers).publish()
+
+    def _hear(self) -> None:
+        self._random.choice(self._producers).hear()
+
+    def _reconnect(self) -> None:
+        self._random.choice(self._producers).connect(self._broker)
+
     def _wait_until_durable(self) -> None:
         self._broker.journal.when_durable(self.ledger.barrier())
 
@@ -441,6 +470,8 @@ OPERATIONS: Sequence[Callable[[Storm], None]] = (
     *([Storm._publish] * 8),
     *([Storm._get] * 8),
     *([Storm._settle] * 8),
+    *([Storm._produce] * 4),
+    *([Storm._hear, Storm._reconnect] * 2),
     *([Storm._transaction, Storm._wait_until_durable, Storm._publish_expiring] * 2),
     *(Storm._consume, Storm._cancel, Storm._lose_consumer, Storm._purge, Storm._delete),
     *(Storm._declare_some, Storm._declare_some, Storm._let_time_pass, Storm._look_at_windows),
