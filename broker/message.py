@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .queues.runs import Run
 
 
+NO_COPIES: "list[QueuedMessage]" = []  # shared by all messages that are not to be stored: never filled
+
+
 class Message:
     """One publish.
 
@@ -52,7 +55,7 @@ class Message:
         self.facts = facts  # what the broker itself must know of the properties
         self.body = body
         # In memory only, the journal's: those to be stored; emptied when they are packed.
-        self.durable_copies: list[QueuedMessage] = []
+        self.durable_copies = NO_COPIES
 
 
 class CopyState(IntEnum):

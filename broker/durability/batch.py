@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from leveret.protocol.amqp.properties import read_facts
 from leveret.storage.blob import RECORD_HEADER_BYTES, iter_records
 
-from ..message import Message
+from ..message import NO_COPIES, Message
 from ..queues.lane import Lane
 from ..queues.runs import Run
 from . import records
@@ -127,8 +127,9 @@ class Packer:
             if not lane.is_closed:
                 lane.store(copy, blob)
                 lanes[lane] = None
-                blob.add(1)
-        message.durable_copies = []
+                blob.copies += 1
+                blob.live_copies += 1
+        message.durable_copies = NO_COPIES
         self._batch.messages += 1
         if parts is not None:
             blob.parts = parts
