@@ -168,6 +168,17 @@ class TestRelay:
         counts = Counter(message.body.decode() for message in await take_all(queue))
         assert counts == Counter(f"{number}" for number in range(300))
 
+    @pytest.mark.parametrize("house", ["postgresql"], indirect=True)
+    async def test_on_postgresql_no_relay_waits_for_another_ones_rows(self, house: SqlHouse) -> None:
+        await put(house, "nowhere", "1", "2", "3", "4")
+        with house.engine.begin() as one, house.engine.begin() as two:
+            two.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+            leased = [
+                [row.message.body for row in house.outbox.lease(connection, owner, 10, 2)]
+                for owner, connection in (("one", one), ("two", two))
+            ]
+        assert leased == [[b"1", b"2"], [b"3", b"4"]]
+
     async def test_what_never_arrives_is_parked_and_blocks_nobody(
         self,
         house: SqlHouse,
