@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt
 
+# A process per processor; the tests of a file stay together, for some files share a broker.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 # What an installed environment depends on. A stamp that is newer than these is up to date.
 INPUTS := pyproject.toml constraints.txt Makefile
 
@@ -19,10 +22,10 @@ run: $(VENV)/runtime.stamp  ## Run a broker on ./data (AMQP on 5672, HTTP on 156
 	$(BIN)/leveret serve --data-dir data
 
 test: lint  ## Everything that must hold before a change lands.
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 check: lint  ## The quick gate (under two minutes): style, types, layers, unit tests.
-	$(BIN)/pytest tests/unit tests/meta -m "not slow"
+	$(BIN)/pytest $(PARALLEL) tests/unit tests/meta -m "not slow"
 
 lint: $(VENV)/dev.stamp  ## Style, types and layers.
 	$(BIN)/ruff format --check .
