@@ -12,7 +12,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 # What an installed environment depends on. A stamp that is newer than these is up to date.
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help run test check lint format unit integration crash power-cut interop fuzz differential bench soak build upgrade clean
+.PHONY: help run test check lint format unit integration crash power-cut interop fuzz differential sync bench soak build upgrade clean
 .DEFAULT_GOAL := check
 
 help:  ## This list.
@@ -39,6 +39,9 @@ format: $(VENV)/dev.stamp  ## Mend what the tools can mend.
 
 unit integration crash fuzz: $(VENV)/dev.stamp  ## One tier of tests.
 	$(BIN)/pytest tests/$@
+
+sync: $(VENV)/dev.stamp  ## Write src/leveret/sync anew from client/.
+	$(BIN)/python -P src/leveret/sync/generate.py
 
 power-cut: $(VENV)/dev.stamp  ## 10,000 power cuts of a broker under load (about 15 minutes; needs strace).
 	$(BIN)/python tests/crash/run_power_cut.py --power-cuts 10000

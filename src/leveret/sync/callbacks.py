@@ -1,0 +1,65 @@
+"""Functions that a user of `leveret.sync` gives away: what they are called with, and where.
+
+All of them run in threads, where they may block, and may use everything of the connection.
+"""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from leveret.client import handler as aio
+from leveret.client.incoming import IncomingMessage as AsyncMessage
+
+from . import incoming as _incoming
+from .portal import Portal
+
+Callback = Callable[["_incoming.IncomingMessage"], object]
+"""What handles a message."""
+
+F = TypeVar("F", bound=Callback)
+
+OnError = aio.ErrorPolicy | Callable[["_incoming.IncomingMessage", Exception], object]
+"""See `Queue.consume`."""
+
+
+def handler(portal: Portal, callback: Callback) -> aio.Callback:
+    """Run by the client's own threads, of which there are as many as the concurrency."""
+    _check(callback)
+    if not callable(callback):
+        return cast("aio.Callback", callback)  # for the client to refuse
+
+    @functools.wraps(callback)
+    def call(message: AsyncMessage) -> object:
+        return callback(_incoming.IncomingMessage(portal, message))
+
+    return call
+
+
+def decorator(portal: Portal, make: Callable[[], Callable[[aio.Callback], object]]) -> Callable[[F], F]:
+    """What `make` decorates functions with, for synchronous ones; they stay what they are."""
+
+    def declare(callback: F) -> F:
+        portal.call(lambda: make()(handler(portal, callback)))
+        return callback
+
+    return declare
+
+
+def on_error(portal: Portal, policy: OnError) -> aio.OnError:
+    """The client would call it in the loop."""
+    _check(policy)
+    if not callable(policy):
+        return policy
+
+    @functools.wraps(policy)
+    async def call(message: AsyncMessage, error: Exception) -> object:
+        return await asyncio.to_thread(policy, _incoming.IncomingMessage(portal, message), error)
+
+    return call
+
+
+def _check(callback: Any) -> None:
+    if inspect.iscoroutinefunction(callback):
+        raise TypeError(f"leveret.sync calls `def` functions; {callback!r} is an `async def`")
