@@ -221,9 +221,10 @@ class TestRelay:
         async with running(OutboxRelay(connection, house.engine, house.outbox, poll_s=0.01, backoff=SOON)):
             await left(house, 1)
             assert [message.body for message in await take_all(queue)] == [b"rest"]
-            assert [message.body for message in await take_all(full)] == [b"1"]
+            taken = await take_all(full)
             await empty(house)
-        assert [message.body for message in await take_all(full)] == [b"2"]
+            taken += await take_all(full)
+        assert [message.body for message in taken] == [b"1", b"2"]
         await full.delete()
 
     async def test_a_relay_that_dies_after_the_confirm_doubles_with_the_same_id(
