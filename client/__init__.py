@@ -1,11 +1,12 @@
 """The asyncio SDK over the native framing.
 
-`connect` -> `Connection` -> `Channel` -> `Exchange`, `Queue`. A plain connection: when it breaks, it is
-over, and whatever waited raises. A layer that reconnects goes above it and uses nothing but what is
-exported here.
+`connect` -> `Connection` -> `Channel` -> `Exchange`, `Queue`. A connection survives: these objects stay what
+they are while links to brokers come and go.
 
-Inside: `transport` has the socket, `connection` the requests, `channel` the operations, `publisher` the
-confirms, `transaction` what replaces them, `consumer` the deliveries, `settler` the acks.
+Inside: `link` is one life of a connection, `transport` its socket; `reconnect` says when to try again, and
+`topology` what to make again. `channel` has the operations, `publisher` the confirms (`batch`: of many at a
+time), `transaction` what replaces them, `consumer` the deliveries, `workers` the handlers, `settler` the
+acks.
 """
 
 from .channel import Channel
@@ -40,6 +41,7 @@ from .exchange import Exchange, ExchangeType
 from .incoming import IncomingMessage
 from .message import DeliveryMode, Message
 from .queue import Queue
+from .reconnect import Reconnect
 
 __all__ = [
     "AccessRefused",
@@ -70,6 +72,7 @@ __all__ = [
     "PublishTimeout",
     "Queue",
     "QueueEmpty",
+    "Reconnect",
     "ResourceLocked",
     "Undecodable",
     "Unroutable",

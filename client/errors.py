@@ -103,25 +103,20 @@ class PublishTimeout(LeveretError, TimeoutError):
 
     message: "Message"
 
-    def __init__(self, message: "Message", timeout_s: float, *, was_sent: bool = True) -> None:
-        super().__init__(f"no confirm within {timeout_s:g} s{self._why()}")
+    def __init__(self, message: "Message", timeout_s: float, *, was_sent: bool = True, why: str = "") -> None:
+        super().__init__(f"no confirm within {timeout_s:g} s{': ' if why else ''}{why}")
         self.message = message
         self.timeout_s = timeout_s
         self.was_sent = was_sent
-
-    def _why(self) -> str:
-        return ""
 
 
 class Blocked(PublishTimeout):
     """A publish was not sent, or not confirmed, in its time, for the broker has blocked publishers."""
 
     def __init__(self, message: "Message", reason: str, timeout_s: float, *, was_sent: bool = True) -> None:
+        why = f"the broker is {reason} and blocks publishers"
+        super().__init__(message, timeout_s, was_sent=was_sent, why=why)
         self.reason = reason
-        super().__init__(message, timeout_s, was_sent=was_sent)
-
-    def _why(self) -> str:
-        return f": the broker is {self.reason} and blocks publishers"
 
 
 class PublishFailed(LeveretError, ExceptionGroup[LeveretError]):
@@ -142,7 +137,7 @@ class PublishFailed(LeveretError, ExceptionGroup[LeveretError]):
         errors = [error for error in self.exceptions if isinstance(error, LeveretError)]
         return [error.message for error in errors if error.message is not None]
 
-    def derive(self, errors: Sequence[LeveretError]) -> "PublishFailed":  # type: ignore[override]
+    def derive(self, errors: Sequence[LeveretError]) -> "PublishFailed":  # type: ignore[override]  # of our errors only
         """What `except*` makes of it."""
         return PublishFailed(self.args[0], errors)
 

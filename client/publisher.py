@@ -1,11 +1,19 @@
-"""The publishing half of a channel: batches out, confirms in.
+"""The publishing half of a channel: batches out, confirms in. Made and owned by `Channel`.
 
-All publishes of one loop turn leave as one frame. At most `IN_FLIGHT_MAX` wait for their confirm; whoever
-publishes more waits for a slot, and everybody waits while the socket is full. Made and owned by `Channel`.
+All publishes of one loop turn leave as one frame. So much may wait for its confirm: `IN_FLIGHT_MAX` messages,
+`IN_FLIGHT_BYTES_MAX` of them. What is more than that waits here, in order, and so does everything while the
+socket is full, the broker blocks publishers, or there is no link.
+
+A publish stays in `_pending` until the broker has answered it. On a channel with a producer id the tags go on
+over all links, and the broker knows the last one that it has: what is pending is sent again on the next
+link, under its old tag, and is neither lost nor doubled.
 """
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Iterator
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES
@@ -14,8 +22,9 @@ from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.native.tags import TagElement
 from leveret.protocol.reply_codes import ReplyCode
 
-from .errors import LeveretError, Nacked, Unroutable, broker_error
-from .message import Message
+from .batch import Batch
+from .errors import Blocked, LeveretError, Nacked, PublishTimeout, Unroutable, WrongLoop, broker_error
+from .message import Message, check_names
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -24,67 +33,188 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 2048  # unconfirmed publishes of a channel: enough for any disk, and a bound for memory
+IN_FLIGHT_BYTES_MAX = 32 << 20  # of them
+STRIDE = 1024  # how much of a batch is put in at a time, while as much may be unsettled
+PRODUCER_WINDOW = 65_536  # between the lowest unanswered tag and the highest: the broker remembers no more
+KNOWN_NAMES_MAX = 1024  # exchanges and routing keys that need not be checked again
+
+Entry = tuple[str, str, int, bytes, bytes]  # as it travels: exchange, routing key, flags, properties, body
+
+
+Waiter = asyncio.Future[LeveretError | None] | Batch
+Record = tuple[Waiter, Entry, Message, int]  # a publish; the int is its size in bytes
 
 
 class Publisher:
     """See the module's docstring."""
 
-    def __init__(self, channel: "Channel", transport: Transport, number: int, *, confirms: bool) -> None:
+    def __init__(self, channel: "Channel", *, confirms: bool, producer: bytes) -> None:
+        self.producer = producer  # its id; empty: publishes do not survive their link
         self._channel = channel
-        self._transport = transport
-        self._number = number
         self._confirms = confirms
         self._loop = asyncio.get_running_loop()
+        self._transport: Transport | None = None  # None between links
+        self._body_max_bytes = 0  # set by the link
         self._next_tag = 1
-        self._batch: list[tuple[str, str, int, bytes, bytes]] = []
+        self._tag_limit = PRODUCER_WINDOW  # the highest tag that may be used now
+        self._batch: list[Entry] = []  # what this turn has brought, up to the tag before `_next_tag`
         self._batch_bytes = 0
-        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._pending: dict[
-            int, asyncio.Future[LeveretError | None]
-        ] = {}  # publish tag, rising -> its outcome
+        self._pending: dict[int, Record] = {}  # sent, not answered; by tag, rising
+        self._pending_bytes = 0
+        self._waiting: deque[Record] = deque()  # not sent
         self._returned: set[int] = set()  # unroutable; their confirm is still to come
-        self._ended: LeveretError | None = None
+        self._known_names: set[str] = set()
+        self._refusal: LeveretError | None = None  # why nothing can be published
 
-    async def publish(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> None:
-        """See `Channel.publish`."""
-        properties = message.encode_properties()
+    # What the application publishes
+
+    def start(
+        self, message: Message, exchange: str, routing_key: str, mandatory: bool
+    ) -> "asyncio.Future[LeveretError | None]":
+        """Publish. The future becomes the outcome: why it failed, or None."""
+        self._require_usable()
+        entry = self._entry(message, exchange, routing_key, mandatory)
+        outcome: asyncio.Future[LeveretError | None] = self._loop.create_future()
+        self._put((outcome, entry, message, len(entry[3]) + len(entry[4]) + ENTRY_OVERHEAD_BYTES))
+        return outcome
+
+    async def publish_all(
+        self,
+        messages: list[Message],
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        timeout_s: float | None,
+    ) -> list[LeveretError]:
+        """Publish all; returns when all are settled, or the time is over: how some of them failed."""
+        self._require_usable()
+        entries = [self._entry(message, exchange, routing_key, mandatory) for message in messages]
+        batch = Batch(len(messages))
+        started = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                for message, entry in zip(messages, entries, strict=True):
+                    self._put((batch, entry, message, len(entry[3]) + len(entry[4]) + ENTRY_OVERHEAD_BYTES))
+                    started += 1
+                    if started % STRIDE == 0:
+                        await batch.until_left(len(messages) - started + STRIDE)
+                await batch.until_left(0)
+        except TimeoutError:
+            assert timeout_s is not None
+            sent = [record[2] for record in self._pending.values() if record[0] is batch]
+            unsent = self._withdraw(batch) + messages[started:]
+            late = [self._timeout(message, timeout_s, was_sent=True) for message in sent]
+            late += [self._timeout(message, timeout_s, was_sent=False) for message in unsent]
+            return [*batch.errors, *late]
+        finally:
+            if batch.left:  # its publisher was cancelled, or has waited enough
+                batch.is_over = True
+                self._withdraw(batch)
+        return batch.errors
+
+    def _require_usable(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoop(
+                "this channel belongs to another event loop: publish in that loop "
+                "(`asyncio.run_coroutine_threadsafe`), or open a connection in this one"
+            )
+
+    def _entry(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> Entry:
+        """What travels. Raises TypeError or ValueError for what no broker would take."""
+        if not isinstance(message, Message):
+            raise TypeError(f"publish takes a leveret.Message, not {type(message).__name__}")
+        names = self._known_names
+        if exchange not in names or routing_key not in names:
+            check_names(exchange=exchange, routing_key=routing_key)
+            if len(names) >= KNOWN_NAMES_MAX:
+                names.clear()
+            names.update((exchange, routing_key))
         body = message.body
-        flags = MANDATORY if mandatory else 0
-        if not self._transport.is_writable:
-            await self._transport.drained()
-        if self._confirms:
-            await self._slots.acquire()
-        if self._ended is not None:
-            self._slots.release()
-            raise self._ended.with_traceback(None)
-        size = len(body) + len(properties) + ENTRY_OVERHEAD_BYTES
+        if len(body) > self._body_max_bytes:
+            raise ValueError(f"the body has {len(body)} bytes; the broker takes up to {self._body_max_bytes}")
+        return exchange, routing_key, MANDATORY if mandatory else 0, message.encode_properties(), body
+
+    def withdraw(self, outcome: "asyncio.Future[LeveretError | None]") -> None:
+        """Its publisher was cancelled: if it was not sent yet, it will not be."""
+        self._withdraw(outcome)
+
+    def timed_out(
+        self, outcome: "asyncio.Future[LeveretError | None]", message: Message, timeout_s: float
+    ) -> PublishTimeout:
+        """`withdraw`, for its time is over. The error to raise."""
+        return self._timeout(message, timeout_s, was_sent=not self._withdraw(outcome))
+
+    def _withdraw(self, waiter: Waiter) -> list[Message]:
+        """What was not sent, and will not be."""
+        withdrawn = [record[2] for record in self._waiting if record[0] is waiter]
+        if withdrawn:
+            self._waiting = deque(record for record in self._waiting if record[0] is not waiter)
+        return withdrawn
+
+    def _timeout(self, message: Message, timeout_s: float, *, was_sent: bool) -> PublishTimeout:
+        if self._transport is None:
+            why = "the connection is broken and not restored yet"
+            return PublishTimeout(message, timeout_s, was_sent=was_sent, why=why)
+        if self._transport.blocked_reason is not None:
+            return Blocked(message, self._transport.blocked_reason, timeout_s, was_sent=was_sent)
+        return PublishTimeout(message, timeout_s, was_sent=was_sent)
+
+    # Sending
+
+    def _put(self, record: Record) -> None:
+        if self._refusal is not None:
+            _fail_at_end(record, self._refusal)
+        elif self._waiting or not self._has_room():
+            self._waiting.append(record)
+        else:
+            self._send(record)
+
+    def _has_room(self) -> bool:
+        return (
+            self._transport is not None
+            and self._transport.is_writable
+            and len(self._pending) < IN_FLIGHT_MAX
+            and self._pending_bytes < IN_FLIGHT_BYTES_MAX
+            and self._next_tag <= self._tag_limit
+        )
+
+    def pump(self) -> None:
+        """Something has changed: send what may be sent now."""
+        while self._waiting and self._has_room():
+            record = self._waiting.popleft()
+            if not record[0].done():
+                self._send(record)
+
+    def _send(self, record: Record) -> None:
+        transport = self._transport
+        assert transport is not None
+        outcome, entry, message, size = record
         if self._batch_bytes + size > BATCH_BYTES or len(self._batch) == ENTRIES_MAX:
             self.write_batch()
-            self._transport.flush()  # which may find that the socket is full
+            transport.flush()  # which may find that the socket is full
+        if not self._batch:
+            transport.request_flush(self._channel)
+        self._batch.append(entry)
+        self._batch_bytes += size
         tag = self._next_tag
         self._next_tag = tag + 1
-        self._batch.append((exchange, routing_key, flags, properties, body))
-        self._batch_bytes += size
-        self._transport.request_flush(self._channel)
-        if not self._confirms:
+        if self._confirms:
+            self._pending[tag] = record
+            self._pending_bytes += size
+        else:
             transaction = self._channel.current_transaction
             if transaction is not None and transaction.is_open:
-                transaction.published(tag, message, exchange, routing_key)
-            return
-        self._pending[tag] = confirmed = self._loop.create_future()
-        outcome = await confirmed
-        if outcome is not None:
-            raise outcome.with_traceback(None)
-        if tag in self._returned:
-            self._returned.discard(tag)
-            raise Unroutable(message, exchange, routing_key)
+                transaction.published(tag, message, entry[0], entry[1])
+            outcome.set_result(None)
 
     def write_batch(self) -> bool:
         """Turn what was collected into a frame; returns whether there was something."""
-        if not self._batch:
+        if not self._batch or self._transport is None:
             return False
         first = self._next_tag - len(self._batch)
-        self._transport.protocol.send_batch(FrameType.PUBLISH, self._number, first, self._batch)
+        self._transport.protocol.send_batch(FrameType.PUBLISH, self._channel.number, first, self._batch)
         self._batch = []
         self._batch_bytes = 0
         return True
@@ -93,17 +223,39 @@ class Publisher:
 
     def confirmed(self, tags: list[TagElement]) -> None:
         """CONFIRM"""
-        self._settle(tags, None)
+        pop = self._pending.pop
+        returned = self._returned
+        freed_bytes = 0
+        for element in tags:
+            for tag in self._range(element):
+                record = pop(tag, None)
+                if record is None:
+                    continue
+                freed_bytes += record[3]
+                if returned and tag in returned:
+                    returned.discard(tag)
+                    _fail(record, Unroutable(record[2], record[1][0], record[1][1]))
+                elif not record[0].done():
+                    record[0].set_result(None)
+        self._settled(freed_bytes)
 
     def refused(self, tags: list[TagElement], code: int, text: str) -> None:
         """REFUSE"""
         kind = Nacked if code == ReplyCode.RESOURCE_ERROR else broker_error
-        error = kind(code, text, "publish")
-        transaction = self._channel.current_transaction
-        if self._confirms:
-            self._settle(tags, error)
-        elif transaction is None or not transaction.refused(tags, error):
-            log.warning("a publish without confirms was refused: %d %s", code, text)
+        if not self._confirms:
+            transaction = self._channel.current_transaction
+            if transaction is None or not transaction.refused(tags, kind(code, text, "publish")):
+                log.warning("a publish without confirms was refused: %d %s", code, text)
+            return
+        freed_bytes = 0
+        for element in tags:
+            for tag in self._range(element):
+                record = self._pending.pop(tag, None)
+                if record is not None:
+                    self._returned.discard(tag)
+                    freed_bytes += record[3]
+                    _fail(record, kind(code, text, "publish"))
+        self._settled(freed_bytes)
 
     def returned(self, messages: list[list[Any]]) -> None:
         """RETURN"""
@@ -114,37 +266,95 @@ class Publisher:
         elif transaction is None or not transaction.returned(tags):
             log.warning("%d mandatory messages without confirms reached no queue", len(messages))
 
-    def _settle(self, tags: list[TagElement], outcome: LeveretError | None) -> None:
-        for element in tags:
-            if isinstance(element, int):
-                self._settle_one(element, outcome)
-            else:
-                for tag in self._pending_in(*element):
-                    self._settle_one(tag, outcome)
+    def _range(self, element: TagElement) -> range:
+        if isinstance(element, int):
+            return range(element, element + 1)
+        first, last = element
+        if not last or last >= self._next_tag:
+            last = self._next_tag - 1
+        return range(first or self._lowest_tag(), last + 1)
 
-    def _pending_in(self, first: int, last: int) -> list[int]:
-        """What of a range is pending. Tags were put in rising, so a run from the bottom is soon found."""
-        tags = []
-        for tag in self._pending:
-            if tag > last > 0:
-                break
-            if tag >= first:
-                tags.append(tag)
-        return tags
+    def _lowest_tag(self) -> int:
+        """That has no answer yet."""
+        return next(iter(self._pending), self._next_tag)
 
-    def _settle_one(self, tag: int, outcome: LeveretError | None) -> None:
-        confirmed = self._pending.pop(tag, None)
-        if confirmed is None:
-            return
-        self._slots.release()
-        if not confirmed.done():
-            confirmed.set_result(outcome)
-        else:
-            self._returned.discard(tag)  # its publisher was cancelled
+    def _settled(self, freed_bytes: int) -> None:
+        self._pending_bytes -= freed_bytes
+        self._tag_limit = self._lowest_tag() + PRODUCER_WINDOW - 1
+        if self._waiting:
+            self.pump()
+
+    # The links
+
+    def attach(self, transport: Transport) -> None:
+        """There is a link; nothing is sent before `resume`."""
+        self._body_max_bytes = transport.protocol.message_max
+
+    def resume(self, transport: Transport, last_tag: int) -> None:
+        """The channel is open on this link. The broker knows the producer's tags up to the last one."""
+        self._transport = transport
+        self._next_tag = max(self._next_tag, last_tag + 1)
+        for tag, record in list(self._pending.items()):
+            if record[0].done():  # its publisher waits no more: whether it arrived stays unknown
+                del self._pending[tag]
+                self._pending_bytes -= record[3]
+        for first, entries in _runs(self._pending):
+            transport.protocol.send_batch(FrameType.PUBLISH, self._channel.number, first, entries)
+        transport.request_flush(self._channel)
+        self._settled(0)
+
+    def suspend(self) -> None:
+        """The link is gone. What it has not confirmed is kept; without confirms, it is not known."""
+        self._transport = None
+        self._batch = []
+        self._batch_bytes = 0
+        self._returned.clear()
+        if not self._confirms:
+            self._next_tag = 1
 
     def ended(self, error: LeveretError) -> None:
         """No confirm will come any more."""
-        self._ended = error
         self._batch = []
-        for tag in list(self._pending):
-            self._settle_one(tag, error)
+        self._returned.clear()
+        pending, self._pending = self._pending, {}
+        for record in pending.values():
+            _fail_at_end(record, error)
+        self.refuse(error)
+
+    def refuse(self, error: LeveretError | None) -> None:
+        """Whatever is not sent yet raises this error, and so does what is published from now on."""
+        self._refusal = error
+        if error is not None:
+            waiting, self._waiting = self._waiting, deque()
+            for record in waiting:
+                _fail_at_end(record, error)
+
+
+def _runs(pending: dict[int, Record]) -> Iterator[tuple[int, list[Entry]]]:
+    """What is pending, as PUBLISH carries it: the first tag, and as many neighbours as fit."""
+    entries: list[Entry] = []
+    next_tag = size = 0
+    for tag, record in pending.items():
+        if entries and (tag != next_tag or size + record[3] > BATCH_BYTES or len(entries) == ENTRIES_MAX):
+            yield next_tag - len(entries), entries
+            entries, size = [], 0
+        entries.append(record[1])
+        next_tag = tag + 1
+        size += record[3]
+    if entries:
+        yield next_tag - len(entries), entries
+
+
+def _fail(record: Record, error: LeveretError) -> None:
+    """Settle it with an error, which carries what was published."""
+    waiter, _, message, _ = record
+    if not waiter.done():
+        error.message = message
+        waiter.set_result(error)
+
+
+def _fail_at_end(record: Record, error: LeveretError) -> None:
+    """`_fail` with an error that many publishes share."""
+    own = copy(error)
+    own.__cause__ = error.__cause__
+    _fail(record, own)

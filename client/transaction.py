@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.native.tags import TagElement
 
-from .errors import LeveretError, Unroutable
+from .errors import ConnectionLost, LeveretError, Unroutable
 from .message import Message
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Transaction:
         self._settler = channel.settler
         self._settled_through = channel.settler.settled_through
         self._missing: LeveretError | None = None  # what was committed without arriving
+        self._interruption: ConnectionLost | None = None  # the broker has rolled back by itself
 
     # What the channel tells it
 
@@ -53,14 +54,28 @@ class Transaction:
         self._missing = self._missing or error
         return True
 
+    def interrupted(self) -> ConnectionLost:
+        """The connection broke. What of the block is still to come fails with this error."""
+        self._interruption = ConnectionLost(
+            "the connection broke within the transaction: nothing of it has happened"
+            if self.is_open
+            else "the connection broke while the transaction ended: whether it has happened is unknown"
+        )
+        return self._interruption
+
     # How it ends
 
     async def commit(self) -> None:
         """Raises the broker's error, and nothing has happened; or what of it did not arrive."""
         try:
+            if self._interruption is not None:
+                raise self._interruption
             committing = self._channel.start_request(FrameType.TX_COMMIT)
             self.is_open = False
             await committing
+        except ConnectionLost as lost:
+            self._unsettle()
+            raise (self._interruption or lost) from None
         except LeveretError:
             self._unsettle()
             raise
@@ -69,7 +84,7 @@ class Transaction:
 
     def roll_back(self) -> None:
         """Without waiting: it cannot fail."""
-        if not self._channel.is_closed:
+        if not self._channel.is_closed and self._interruption is None:
             self._channel.send(FrameType.TX_ROLLBACK)
         self.is_open = False
         self._unsettle()

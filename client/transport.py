@@ -1,6 +1,6 @@
-"""The socket side of a client connection: bytes between the loop and `ClientConnection`, one write a turn.
+"""The socket side of a link: bytes between the loop and `ClientConnection`, one write a turn.
 
-`Connection` owns it and hears of frames and of the end through `Listener`. Whoever has something to send
+`Link` owns it and hears of frames and of the end through `Listener`. Whoever has something to send
 buffers it and calls `request_flush`; at the end of the turn all of it is collected and written at once.
 """
 
@@ -12,13 +12,17 @@ from leveret.protocol.errors import HardError
 from leveret.protocol.native.connection import FAILED, ClientConnection, State
 from leveret.protocol.native.layouts import FrameType
 
+LINGER_S = 10.0  # how long a peer may take to read the last of what it is sent
 WRITE_HIGH_BYTES = 1 << 20  # above it publishers wait until the broker has read
 
 
 class Listener(Protocol):
-    """The connection, as its transport sees it."""
+    """The link, as its transport sees it."""
 
     def frame_received(self, frame: Sequence[Any]) -> None: ...
+
+    def writable(self) -> None:
+        """Publishers need not wait any more."""
 
     def connection_ended(self, reason: str) -> None:
         """The last call."""
@@ -43,8 +47,9 @@ class Transport(asyncio.Protocol):
         self._is_paused = False  # by a full buffer
         self.blocked_reason: str | None = None  # why the broker reads no publishes, while it does not
         self._blocked = asyncio.Event()
-        self._drain_waiters: list[asyncio.Future[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self.is_writable = True  # False while the buffer is full or publishers are blocked, or after the end
+        self._timer: asyncio.TimerHandle | None = None  # of the heartbeats
+        self._linger: asyncio.TimerHandle | None = None  # until an abandoned socket is aborted
         self.reason: str | None = None  # why the connection ends, once it is known
 
     # What the loop calls
@@ -64,19 +69,27 @@ class Transport(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket = None
-        self._is_paused = False
+        self.protocol.state = State.CLOSED
         self.blocked_reason = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wake_drain_waiters()
+        self.is_writable = False
+        self._writers = {}
+        for timer in (self._timer, self._linger):
+            if timer is not None:
+                timer.cancel()
         self._listener.connection_ended(self.reason or f"the connection broke: {exc or 'end of stream'}")
 
     def pause_writing(self) -> None:
         self._is_paused = True
+        self.is_writable = False
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        self._wake_drain_waiters()
+        self._resume_publishers()
+
+    def _resume_publishers(self) -> None:
+        if not self._is_paused and self.blocked_reason is None:
+            self.is_writable = True
+            self._listener.writable()
 
     def _receive(self, events: list[Sequence[Any]]) -> None:
         for event in events:
@@ -132,36 +145,19 @@ class Transport(asyncio.Protocol):
         self.protocol.send(type_, *fields)
         self._schedule_flush()
 
-    @property
-    def is_writable(self) -> bool:
-        """False while the socket's buffer is full or publishers are blocked: await `drained` before more."""
-        return not self._is_paused and self.blocked_reason is None
-
-    async def drained(self) -> None:
-        """Wait until the broker takes more; returns at once, too, when the connection ends."""
-        while not self.is_writable:
-            waiter = self._loop.create_future()
-            self._drain_waiters.append(waiter)
-            await waiter
-
-    def _wake_drain_waiters(self) -> None:
-        waiters, self._drain_waiters = self._drain_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
     # Alarms
 
     def block(self, reason: str) -> None:
         """BLOCKED: the broker has stopped reading."""
         self.blocked_reason = reason
+        self.is_writable = False
         self._blocked.set()
 
     def unblock(self) -> None:
         """UNBLOCKED: it goes on."""
         self.blocked_reason = None
         self._blocked.clear()
-        self._wake_drain_waiters()
+        self._resume_publishers()
 
     async def answered(self, answer: asyncio.Future[list[Any]]) -> None:
         """Wait for an answer, but not while publishers are blocked: it may be hours in coming."""
@@ -179,7 +175,7 @@ class Transport(asyncio.Protocol):
         now_s = self._loop.time()
         if not self.protocol.tick(now_s):
             self.reason = f"nothing was heard from the broker for {self.protocol.heartbeat_s} s"
-            self.abandon()
+            self.abort()
             return
         self.flush()
         deadline_s = self.protocol.next_deadline(now_s)
@@ -198,3 +194,10 @@ class Transport(asyncio.Protocol):
         self.protocol.state = State.CLOSED
         if self._socket is not None:
             self._socket.close()
+            self._linger = self._linger or self._loop.call_later(LINGER_S, self.abort)
+
+    def abort(self) -> None:
+        """Close the socket now and drop what the peer has not read: it may never do that."""
+        self.protocol.state = State.CLOSED
+        if self._socket is not None:
+            self._socket.abort()

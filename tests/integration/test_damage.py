@@ -36,7 +36,7 @@ def checked(data_dir: Path) -> "subprocess.CompletedProcess[str]":
 async def test_the_start_does_not_read_it_and_whoever_does_ends_the_broker(daemon: Daemon) -> None:
     await with_a_damaged_message(daemon)
     daemon.start()
-    connection = await leveret.connect(daemon.leveret_url)
+    connection = await leveret.connect(daemon.leveret_url, reconnect=False)
     channel = await connection.channel()
     queue = await channel.get_queue("q")
     with pytest.raises(leveret.LeveretError):

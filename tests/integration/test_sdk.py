@@ -377,9 +377,9 @@ class TestBothWires:
             assert (back.body, back.headers, back.message_id, back.app_id) == (b"amqp", headers, "m", "a")
 
 
-class TestRestart:
+class TestRestartWithoutReconnecting:
     async def test_what_was_confirmed_survives_kill_9(self, daemon: Daemon) -> None:
-        async with leveret.connect(daemon.leveret_url) as connection:
+        async with leveret.connect(daemon.leveret_url, reconnect=False) as connection:
             channel = await connection.channel()
             queue = await channel.declare_queue("jobs", durable=True)
             for number in range(50):
@@ -398,7 +398,7 @@ class TestRestart:
             assert bodies in (list(range(50)), list(range(1, 50)))
 
     async def test_a_clean_stop_says_goodbye(self, daemon: Daemon) -> None:
-        connection = await leveret.connect(daemon.leveret_url)
+        connection = await leveret.connect(daemon.leveret_url, reconnect=False)
         channel = await connection.channel()
         stop = asyncio.create_task(asyncio.to_thread(daemon.terminate))
         with pytest.raises(ConnectionLost, match="320 CONNECTION_FORCED"):

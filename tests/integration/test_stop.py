@@ -38,7 +38,7 @@ async def test_amqp_clients_are_told_why(daemon: Daemon) -> None:
 
 
 async def test_native_clients_are_told_why(daemon: Daemon) -> None:
-    connection = await leveret.connect(daemon.leveret_url)
+    connection = await leveret.connect(daemon.leveret_url, reconnect=False)
     channel = await connection.channel()
     queue = await channel.declare_queue("q")
 

@@ -9,10 +9,11 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from leveret.client.address import parse_url
-from leveret.client.connection import Connector
+from leveret.client.connection import Connector, Settings
 from leveret.protocol.native.connection import FAILED, ServerConnection
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
@@ -51,6 +52,8 @@ class MemorySocket(asyncio.Transport):
             self._closing = True
             asyncio.get_running_loop().call_soon(self._client.connection_lost, None)
 
+    abort = close
+
     def is_closing(self) -> bool:
         return self._closing
 
@@ -75,6 +78,8 @@ class FakeNativeServer:
     """Keep publishes unconfirmed until `confirm_all`."""
     silent: set[FrameType] = field(default_factory=set)
     """Requests that get no answer."""
+    refusals: deque[OSError] = field(default_factory=deque)
+    """What the next attempts to connect raise."""
     errors: dict[FrameType, tuple[ReplyCode, str]] = field(default_factory=dict)
     """Requests that are answered with this error."""
 
@@ -89,6 +94,10 @@ class FakeNativeServer:
         self.unconfirmed: dict[int, list[int]] = defaultdict(list)
         self.delivery_tags: dict[int, int] = defaultdict(int)
         self.socket: MemorySocket | None = None
+        self.lives = 1  # connections so far, or the first to come
+        self.producers: dict[int, bytes] = {}  # by channel
+        self.last_tags: dict[bytes, int] = {}  # by producer, over all lives
+        self.names = count(1)  # of queues
 
     def connect(self, url: str = "leveret://guest:guest@fake/", **options: Any) -> Connector:
         """The SDK's connector to this server."""
@@ -97,14 +106,35 @@ class FakeNativeServer:
             "timeout_s": 5.0,
             "name": None,
             "ssl_context": None,
+            "reconnect": None,
             **options,
         }
-        return Connector(parse_url(url), dial=self._dial, **settings)
+        return Connector(parse_url(url), Settings(dial=self.dial, **settings))
 
-    async def _dial(self, make: Callable[[], asyncio.Protocol], _address: object, _ssl: object) -> None:
+    async def dial(self, make: Callable[[], asyncio.Protocol], _address: object, _ssl: object) -> None:
+        """Each connection is a new life, in which the last one's unacked messages are ready again."""
+        if self.refusals:
+            raise self.refusals.popleft()
+        if self.socket is not None:
+            self._begin_again()
         client = make()
         self.socket = MemorySocket(self, client)
         client.connection_made(self.socket)
+
+    def _begin_again(self) -> None:
+        for _, queue, message in reversed(self.unacked.values()):
+            self.queues[queue].appendleft(message)
+        for lost in (self.consumers, self.unacked, self.unconfirmed, self.delivery_tags, self.producers):
+            lost.clear()
+        self.lives += 1
+        self.protocol = ServerConnection(
+            heartbeat_s=60, message_max=self.protocol.message_max, channel_max=self.protocol.channel_max
+        )
+
+    def lose(self) -> None:
+        """The connection breaks."""
+        assert self.socket is not None
+        self.socket.lose()
 
     def of_type(self, type_: FrameType) -> list[Frame]:
         """The frames of one type that were received."""
@@ -163,8 +193,20 @@ class FakeNativeServer:
 
     # The broker
 
+    def _channel_open(self, channel: int, _confirm: bool, producer: bytes) -> tuple[int, ...]:
+        if not producer:
+            return ()
+        self.producers[channel] = producer
+        return (self.last_tags.setdefault(producer, 0),)
+
     def _publish(self, channel: int, publish_tag: int, messages: list[list[Any]]) -> None:
+        producer = self.producers.get(channel, b"")
         for tag, (exchange, routing_key, flags, properties, body) in enumerate(messages, publish_tag):
+            if producer:
+                if tag <= self.last_tags[producer]:
+                    self.unconfirmed[channel].append(tag)
+                    continue
+                self.last_tags[producer] = tag
             if exchange:
                 text = f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
                 self.protocol.send(FrameType.REFUSE, channel, [tag], ReplyCode.NOT_FOUND, text)
@@ -185,7 +227,7 @@ class FakeNativeServer:
         self.flush()
 
     def _queue_declare(self, _channel: int, queue: str, *_options: Any) -> tuple[str, int, int]:
-        name = queue or "amq.gen-1"
+        name = queue or f"amq.gen-{next(self.names)}"
         return name, len(self.queues[name]), 0
 
     def _queue_purge(self, _channel: int, queue: str) -> tuple[int]:

@@ -61,7 +61,7 @@ class LeveretClient(Client):
 
     @classmethod
     async def connect(cls, url: str) -> "LeveretClient":
-        return cls(await _translated(leveret.connect(url)))
+        return cls(await _translated(leveret.connect(url, reconnect=False)))
 
     @property
     def is_blocked(self) -> bool:

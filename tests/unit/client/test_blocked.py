@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from fake_native_server import FakeNativeServer
 
-from leveret import Blocked, Connection, ConnectionLost, LeveretError, Message
+from leveret import Blocked, Connection, ConnectionLost, LeveretError, Message, PublishTimeout
 from leveret.protocol.native.layouts import FrameType
 
 PATIENCE_S = 5.0
@@ -60,6 +60,7 @@ async def test_a_publish_that_cannot_be_sent_in_time_raises_with_its_message() -
         assert caught.value.reason == "low on disk"
         assert isinstance(caught.value, LeveretError)
         assert isinstance(caught.value, TimeoutError)
+        assert not caught.value.was_sent
         server.send(FrameType.UNBLOCKED)
         await turns()
         assert server.of_type(FrameType.PUBLISH) == []
@@ -77,13 +78,15 @@ async def test_one_that_was_sent_and_is_not_confirmed_in_time_raises_the_same() 
         assert len(server.of_type(FrameType.PUBLISH)) == 1
 
 
-async def test_without_an_alarm_it_is_a_plain_timeout() -> None:
+async def test_without_an_alarm_it_is_a_timeout_that_says_whether_it_was_sent() -> None:
     server = FakeNativeServer(hold_confirms=True)
     async with server.connect() as connection, await connection.channel() as channel:
         await channel.declare_queue("q")
         with pytest.raises(TimeoutError, match=r"no confirm within 0\.01 s") as caught:
             await channel.publish(Message(b"x"), "q", timeout_s=0.01)
-        assert type(caught.value) is TimeoutError
+        assert type(caught.value) is PublishTimeout
+        assert caught.value.message.body == b"x"
+        assert caught.value.was_sent
 
 
 async def test_the_end_of_the_connection_ends_the_wait() -> None:

@@ -1,6 +1,7 @@
 """Connecting, logging in, requests, heartbeats and the end of a connection."""
 
 import asyncio
+from collections import deque
 
 import pytest
 from fake_native_server import FakeNativeServer
@@ -57,11 +58,7 @@ class TestConnect:
             await server.connect(timeout_s=0.01)
 
     async def test_nobody_there_is_a_lost_connection(self) -> None:
-        async def refuse(*_: object) -> None:
-            raise ConnectionRefusedError(111, "Connection refused")
-
-        server = FakeNativeServer()
-        server._dial = refuse  # type: ignore[assignment,method-assign]  # nobody listens
+        server = FakeNativeServer(refusals=deque([ConnectionRefusedError(111, "Connection refused")]))
         with pytest.raises(ConnectionLost, match=r"cannot connect to fake:5672: .*refused"):
             await server.connect()
 
@@ -270,7 +267,7 @@ class TestTheEnd:
 class TestHeartbeats:
     async def test_a_silent_broker_is_given_up(self) -> None:
         connection = await FakeNativeServer().connect(heartbeat_s=0)
-        protocol, transport = connection._protocol, connection._transport
+        protocol, transport = connection.link.protocol, connection.link.transport
         protocol.heartbeat_s = 4
         protocol.tick = lambda now_s: False  # type: ignore[method-assign]  # the protocol's tests say when
         transport._tick()
