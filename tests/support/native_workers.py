@@ -25,7 +25,8 @@ class NativeWorker(Worker):
 
     async def work(self, port: int) -> None:
         try:
-            async with await connect(f"leveret://guest:guest@127.0.0.1:{port}/") as connection:
+            url = f"leveret://guest:guest@127.0.0.1:{port}/"
+            async with connect(url, reconnect=False) as connection:
                 await self.run(connection)
         except (ConnectionLost, OSError):
             pass
@@ -85,7 +86,7 @@ class NativeConsumer(NativeWorker):
             for name in self._queues:
                 self.journal.add(Consuming(self.name, name))
                 queue = await channel.get_queue(name, ensure=False)
-                await queue.consume(partial(self._delivered, name))
+                await queue.consume(partial(self._delivered, name), ack_on_return=False)
             while self.random.random() < 0.97:
                 await self.pause(0.02)
                 await self._ack_held()
