@@ -12,6 +12,7 @@ from crash_worker import COPIES, DEAD, DURABLE_QUEUES, SCRATCH, TRANSIENT_QUEUE,
 from history import Built, Declared
 from native_workers import NativeConsumer, NativePublisher
 from pamqp import commands
+from producer_worker import ProducerWorker
 
 
 class Load:
@@ -24,6 +25,7 @@ class Load:
             Publisher(journal, "p1", seed),
             NativePublisher(journal, "p2", seed),
             NativePublisher(journal, "p3", seed),
+            ProducerWorker(journal, "p4", seed),
             Consumer(journal, "c0", seed, ("single", DEAD), prefetch=1),
             NativeConsumer(journal, "c1", seed, ("work",), prefetch=10),
             Consumer(journal, "c2", seed, ("work", "copy-a"), prefetch=1000),

@@ -15,10 +15,11 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from random import Random
 
-from checker import RESURRECTED, Checker, Report
+from checker import DUPLICATED, LOST, RESURRECTED, Checker, Report
 from crash_worker import Journal
 from disk_model import Disk, Operation
 from history import Acked, Consuming, Crashed, Event, Standing, Stopped, save
+from producer_worker import QUEUE
 from recovered import Recovered, recover
 
 from leveret.broker.durability.check import inspect
@@ -60,11 +61,24 @@ def judge(data_dir: Path, checker: Checker, cut: PowerCut) -> tuple[Report, list
     checker.feed(events)
     report = checker.report()
     report.counts.clear()  # they count the whole history
+    _compare_tags(found, report)
     report.counts["recovered messages"] = sum(map(len, found.queues.values()))
     if Random(cut.name).random() < CHECKED_SHARE:
         report.counts["recovered twice"] = 1
         _judge_again(data_dir, report)
     return report, events
+
+
+def _compare_tags(found: Recovered, report: Report) -> None:
+    """What a producer sends again now is enqueued if, and only if, it is not there."""
+    there = {copy.message_id.rpartition("/")[0] for copy in found.queues.get(QUEUE, ()) if copy.message_id}
+    for name, tags in found.producers.items():
+        accepted = {f"{name}/{tag}" for tag in tags}
+        for message in accepted - there:
+            report.violation(LOST, f"{message} would be confirmed, and is not there")
+        for message in there - accepted:
+            if message.startswith(f"{name}/"):
+                report.violation(DUPLICATED, f"{message} would be enqueued once more")
 
 
 def _judge_again(data_dir: Path, report: Report) -> None:

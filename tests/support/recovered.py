@@ -8,6 +8,7 @@ from typing import NamedTuple
 from whole_broker import USER, NotingWire, WholeBroker
 
 from leveret.broker.broker import DEFAULT_VHOST
+from leveret.broker.channels.producers import TagSet
 from leveret.broker.message import Message
 from leveret.protocol.amqp.properties import decode_properties
 from leveret.storage.lmdb import LmdbEngine
@@ -32,6 +33,8 @@ class Recovered:
     """The messages of every queue, in order."""
     others: list[str] = field(default_factory=list)
     """Exchanges and bindings."""
+    producers: dict[str, set[int]] = field(default_factory=dict)
+    """The publish tags of each that were accepted."""
 
     @property
     def standing(self) -> tuple[str, ...]:
@@ -61,6 +64,9 @@ async def _recover(data_dir: Path, found: Recovered) -> None:
         found.others += [
             f"binding {binding.source.name} {binding.destination.name}" for binding in vhost.bindings
         ]
+        for image in whole.broker.producers.images():
+            tags = TagSet(*image.stored)
+            found.producers[image.key.id.decode()] = {tag for tag in range(1, tags.last + 1) if tag in tags}
         await _drain(whole, found)
     finally:
         await engine.close()
