@@ -25,6 +25,7 @@ from leveret.patterns.retry import Backoff
 
 PATIENCE_S = 30 * TIMEOUT_FACTOR
 SOON = Backoff(first_s=0.01, cap_s=0.05)
+one_of_each = pytest.mark.parametrize("house", ["sqlite", "postgresql-async"], indirect=True)
 _numbers = count(1)
 
 
@@ -179,6 +180,7 @@ class TestRelay:
             ]
         assert leased == [[b"1", b"2"], [b"3", b"4"]]
 
+    @one_of_each
     async def test_what_never_arrives_is_parked_and_blocks_nobody(
         self,
         house: SqlHouse,
@@ -211,6 +213,7 @@ class TestRelay:
             await late.delete()
             assert len(await house.run(house.outbox.parked)) == 1
 
+    @one_of_each
     async def test_a_full_queue_is_tried_again_while_the_rest_goes_on(
         self, house: SqlHouse, connection: leveret.Connection, channel: Channel, queue: Queue
     ) -> None:
@@ -227,6 +230,7 @@ class TestRelay:
         assert [message.body for message in taken] == [b"1", b"2"]
         await full.delete()
 
+    @one_of_each
     async def test_a_relay_that_dies_after_the_confirm_doubles_with_the_same_id(
         self, house: SqlHouse, connection: leveret.Connection, queue: Queue
     ) -> None:
@@ -248,7 +252,7 @@ class TestRelay:
 
 
 class TestOutages:
-    @pytest.mark.parametrize("house", ["sqlite", "postgresql-async"], indirect=True)
+    @one_of_each
     async def test_a_closed_connection_ends_the_relay_and_loses_nothing(
         self, house: SqlHouse, shared_daemon: Daemon, connection: leveret.Connection, queue: Queue
     ) -> None:
