@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_worker: contextvars.ContextVar["asyncio.Task[None] | None"] = contextvars.ContextVar("_worker", default=None)
+"""The task that a handler runs in; known as well to the tasks and calls that the handler makes."""
+
 
 class Workers:
     """See the module's docstring."""
@@ -41,8 +44,8 @@ class Workers:
             task.add_done_callback(self._task_done)
 
     async def finish(self, timeout_s: float | None) -> None:
-        """Wait for what runs, then cancel what still does. The task that calls this is not waited for."""
-        others = self._tasks - {asyncio.current_task()}
+        """Wait for what runs, then cancel what still does. A handler that calls this is not waited for."""
+        others = self._tasks - {_worker.get()}
         if not others:
             return
         unfinished: set[asyncio.Task[None]] = others
@@ -65,6 +68,7 @@ class Workers:
     # One message after the other
 
     async def _work(self) -> None:
+        _worker.set(asyncio.current_task())
         try:
             async for message in self._consumer:
                 self._running.add(message)
@@ -103,9 +107,15 @@ class Workers:
             name = f"leveret-{self._consumer.subscription.queue}"
             self._threads = ThreadPoolExecutor(self._handler.concurrency, thread_name_prefix=name)
         run = contextvars.copy_context().run
-        result = await self._loop.run_in_executor(
-            self._threads, run, _call_function, self._handler.callback, message
-        )
+        try:
+            running = self._loop.run_in_executor(
+                self._threads, run, _call_function, self._handler.callback, message
+            )
+        except RuntimeError:  # the process ends, and starts no more threads: the message goes back
+            for task in self._tasks:
+                task.cancel()
+            raise asyncio.CancelledError from None
+        result = await running
         if inspect.isawaitable(result):  # such as a lambda that calls an `async def`
             await result
 
