@@ -145,12 +145,13 @@ class Connection:
 
     async def wait_connected(self) -> None:
         """Wait until `is_connected`. Raises ConnectionLost when the connection is closed or given up."""
+        self.require_open()
         while not self.is_connected:
-            self.require_open()
             if self.phase is Phase.CONNECTED:
                 await self.link.wait_ended()  # it is on its way out, and will be noticed
             else:
                 await self._changed.wait()
+            self.require_open()
 
     def require_open(self) -> None:
         """Raise when the connection is closed, or belongs to another event loop."""
@@ -308,7 +309,7 @@ class Connection:
         link, reconnecting = self._link, self._reconnecting
         if link is not None:
             link.transport.flush()
-        self._close(ConnectionLost("the connection was closed"))
+        self._close(ConnectionLost("the connection was closed; open another one with leveret.connect()"))
         if reconnecting is not None and reconnecting is not asyncio.current_task():
             reconnecting.cancel()
             await asyncio.wait((reconnecting,))
