@@ -1,7 +1,6 @@
-"""`python -m benchmarks`: see README.md."""
+"""`python -m benchmarks` is `leveret bench`."""
 
-import sys
+from .command import bench
+from .program import run_program
 
-from .compare import main
-
-sys.exit(main())
+run_program(bench, "python -m benchmarks")

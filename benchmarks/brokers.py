@@ -8,26 +8,19 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from .load.link import Address
+from .usage import Usage, usage_of_session
 
 RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # of the Debian package
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class BrokerFailed(Exception):
     """A broker did not start or died; the message ends with what it wrote."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a broker's processes used until now."""
-
-    cpu_seconds: float
-    rss_peak_bytes: int
 
 
 class Broker:
@@ -70,15 +63,14 @@ class Broker:
         self._kill()
         shutil.rmtree(self.directory)
 
+    @property
+    def address(self) -> Address:
+        return Address(self.port)
+
     def usage(self) -> Usage:
-        """CPU time and peak memory of all processes that the broker's session has now."""
+        """Of all its processes."""
         assert self._process is not None
-        cpu_ticks = rss_peak = 0
-        for process in _processes_of_session(self._process.pid):
-            fields = _stat(process)
-            cpu_ticks += int(fields[11]) + int(fields[12])  # utime, stime
-            rss_peak += _rss_peak_bytes(process)
-        return Usage(cpu_ticks / CLOCK_TICKS, rss_peak)
+        return usage_of_session(self._process.pid)
 
     def _wait_for_port(self) -> None:
         assert self._process is not None
@@ -97,14 +89,24 @@ class Broker:
 
 
 class Leveret(Broker):
-    """This project's broker, as a user starts it."""
+    """This project's broker, as a user starts it: the one that is installed, or of another source tree."""
 
     name = "leveret"
+
+    def __init__(
+        self, directory: Path, env: dict[str, str], *, source: Path | None = None, name: str = name
+    ) -> None:
+        super().__init__(directory, env)
+        self.name = name
+        self._source = source
 
     def command(self) -> list[str]:
         data_dir = str(self.directory / "data")
         serve = ["serve", "--data-dir", data_dir, "--port", str(self.port), "--http-port", "0"]
         return [sys.executable, "-m", "leveret", *serve, "--log-level", "warning"]
+
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(self._source / "src")} if self._source else {}
 
 
 class RabbitMQ(Broker):
@@ -147,9 +149,13 @@ class Running(Broker):
 
     name = "running"
 
-    def __init__(self, port: int, directory: Path) -> None:
-        super().__init__(directory, {})
-        self.port = port
+    def __init__(self, directory: Path, env: dict[str, str], *, address: Address) -> None:
+        super().__init__(directory, env)
+        self._address = address
+
+    @property
+    def address(self) -> Address:
+        return self._address
 
     def __enter__(self) -> Self:
         return self
@@ -158,7 +164,7 @@ class Running(Broker):
         pass
 
     def usage(self) -> Usage:
-        return Usage(0, 0)
+        return Usage()
 
 
 def free_port() -> int:
@@ -174,23 +180,3 @@ def _accepts(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _processes_of_session(leader: int) -> list[Path]:
-    processes = (path for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [path for path in processes if (fields := _stat(path)) and int(fields[3]) == leader]
-
-
-def _stat(process: Path) -> list[str]:
-    """The fields of /proc/PID/stat that follow the name of the program; empty for a process that is gone."""
-    try:
-        return (process / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _rss_peak_bytes(process: Path) -> int:
-    for line in (process / "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0  # a zombie

@@ -1,174 +1,145 @@
-"""Leveret beside RabbitMQ: the same load on the same machine, in turn, in rounds; medians and their ratio."""
+"""Leveret beside RabbitMQ, or two revisions of Leveret: the same load on the same machine, in turn.
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+python -m benchmarks.compare                 # beside RabbitMQ: what Leveret wants to reach, and what it does
+python -m benchmarks.compare HEAD~5          # this source tree beside a revision
+python -m benchmarks.compare v1.0 v1.1       # a revision beside another
+python -m benchmarks.compare --only pair --runs 3 --sync-delay-ms 2
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from statistics import median
+from typing import Any
 
-from . import amqp_load
-from .amqp_load import Count
-from .brokers import Broker, Leveret, RabbitMQ, Running, Usage
-from .scenarios import SCENARIOS, Scenario
+import click
+
+from . import sdk
+from .brokers import Leveret, RabbitMQ
+from .contestant import Contestant, OnWire
+from .disk import Disk, disks
+from .library import Library, Program
+from .load.wires import AMQP, NATIVE
+from .options import Options, taken, with_options
+from .outcome import BELOW, Outcome, outcome_chart, outcome_table
+from .plot.svg import Chart
+from .program import run_program
+from .report import conclude, details
+from .revisions import NoRevision, check_out
+from .runs import Median, Run
+from .scenarios import SCENARIOS
+from .series import Match, Series
+from .targets import SDK, TARGETS, Target
 
 EXIT_TOO_SLOW = 1
 EXIT_NOT_COMPARED = 2
 
-HEADINGS = (
-    f"{'':22}{'msg/s':>9} {'(spread)':>17}{'published':>11}"
-    f"{'confirm p50':>13}{'p99 ms':>8}{'deliver p50':>13}{'p99 ms':>8}"
-    f"{'cores':>7}{'us/msg':>8}{'RSS MB':>8}{'load':>6}"
-)
+HERE = "this tree"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One broker under one load, once. Rates are per second, times in milliseconds."""
+class Side:
+    """One of the two that are compared: a column of the table."""
 
-    broker: str
-    scenario: str
-    rate: float  # messages through the broker: delivered, or confirmed where nobody consumes
-    published: float  # confirmed, or sent where there are no confirms
-    confirm_p50: float
-    confirm_p99: float
-    deliver_p50: float
-    deliver_p99: float
-    broker_cores: float
-    broker_rss_peak_mb: float
-    load_cores: float  # what the load generator itself took of the machine
-
-    @property
-    def broker_us_per_message(self) -> float:
-        """CPU time: the figure that means something even while the machine has other work."""
-        return self.broker_cores / self.rate * 1e6 if self.rate else 0.0
+    heading: str
+    contestants: Mapping[str, Contestant]
+    """By the wire of a target."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    options = _parse(arguments)
+@click.command()
+@click.argument("revisions", nargs=-1, metavar="[REVISION [REVISION]]")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(sorted({target.scenario for target in TARGETS})),
+    help="Only the rows that need this scenario; may be given again.",
+)
+@click.option("--strict", is_flag=True, help="Fail (exit code 1) if a row is below its least ratio.")
+@with_options(runs=5)
+def compare(revisions: tuple[str, ...], only: tuple[str, ...], strict: bool, **rest: Any) -> int:
+    """Compare Leveret with RabbitMQ, or REVISIONs of Leveret: A B A B, with a new process on an empty
+    directory for each run. Prints medians and ratios.
+
+    One REVISION is compared with this source tree; of two, the first one is the measure. Without RabbitMQ the
+    exit code is 2.
+    """
+    options = taken(rest)
+    if len(revisions) > 2:
+        raise click.UsageError("two revisions at most")
+    targets = [target for target in TARGETS if not only or target.scenario in only]
+    if revisions:
+        targets = [target for target in targets if target.wire != SDK]
     runs: list[Run] = []
-    with tempfile.TemporaryDirectory(prefix="leveret-bench-", dir=options.directory) as name:
-        directory = Path(name)
-        contestants = _contestants(options, directory)
-        for scenario in map(SCENARIOS.__getitem__, options.scenarios):
-            for number in range(options.rounds):
-                for start in contestants:
-                    with start(directory / f"{scenario.name}-{number}") as broker:
-                        runs.append(measure(broker, scenario, options.size, options.seconds))
-                    print(f"round {number + 1}: {_row(runs[-1:])}", file=sys.stderr, flush=True)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
-    print(f"{options.size} bytes a message, {options.rounds} rounds of {options.seconds:g} s; medians")
-    return _report(runs, options.scenarios, options.at_least)
+    charts: list[Chart] = []
+    verdicts: set[str] = set()
+    for disk in disks(options.directory, options.sync_delay_ms):
+        ours, theirs = _revisions(revisions, disk) if revisions else _brokers(disk)
+        found = Series(_matches(targets, ours, theirs, options), options.runs, options.timing).run(disk)
+        outcomes = [_outcome(target, found, ours, theirs) for target in targets]
+        title = options.title(disk)
+        click.echo(f"{title}\n")
+        click.echo(outcome_table(outcomes, ours.heading, theirs.heading, not revisions))
+        click.echo(f"\n{details(found)}\n")
+        charts.append(outcome_chart(outcomes, f"{ours.heading} to {theirs.heading}. {title}", not revisions))
+        verdicts |= {outcome.verdict for outcome in outcomes}
+        runs += found
+    code = conclude(runs, options, lambda: charts)
+    if not theirs.contestants:
+        click.echo("NOT COMPARED: RabbitMQ is not installed (apt-get install rabbitmq-server)", err=True)
+        return EXIT_NOT_COMPARED
+    return code or (EXIT_TOO_SLOW if strict and BELOW in verdicts else 0)
 
 
-def measure(broker: Broker, scenario: Scenario, size: int, seconds: float) -> Run:
-    """Put one load on a broker that just started."""
-    usages: list[Usage] = []
-    publishers, consumers = amqp_load.run(
-        scenario, broker.port, size, seconds, observe=lambda: usages.append(broker.usage())
-    )
-    if refused := sum(count.refused for count in publishers):
-        print(f"WARNING: {broker.name} refused {refused} publishes", file=sys.stderr)
-    published = sum(count.messages for count in publishers) / seconds
-    delivered = sum(count.messages for count in consumers) / seconds
-    return Run(
-        broker=broker.name,
-        scenario=scenario.name,
-        rate=delivered if consumers else published,
-        published=published,
-        confirm_p50=_percentile(publishers, 0.50),
-        confirm_p99=_percentile(publishers, 0.99),
-        deliver_p50=_percentile(consumers, 0.50),
-        deliver_p99=_percentile(consumers, 0.99),
-        broker_cores=(usages[1].cpu_seconds - usages[0].cpu_seconds) / seconds,
-        broker_rss_peak_mb=usages[1].rss_peak_bytes / 1e6,
-        load_cores=sum(count.cpu_seconds for count in publishers + consumers) / seconds,
-    )
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    about = "; ".join(f"{scenario.name}: {scenario.about}" for scenario in SCENARIOS.values())
-    parser.add_argument("scenarios", nargs="*", default=["durable"], metavar="SCENARIO", help=about)
-    parser.add_argument("--seconds", type=float, default=5, help="the measured time of a run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs per broker and scenario")
-    parser.add_argument("--size", type=int, default=1024, help="bytes of a body, 8 at least")
-    parser.add_argument("--at-least", type=float, help="fail if Leveret is not so many times as fast")
-    parser.add_argument("--leveret-only", action="store_true", help="do not run RabbitMQ")
-    parser.add_argument("--url", help="measure only the AMQP broker that runs at 127.0.0.1:PORT")
-    parser.add_argument("--sync-delay-ms", type=float, default=0, help="make each sync of the brokers slower")
-    parser.add_argument("--directory", type=Path, help="where the brokers keep their data (a real disk)")
-    parser.add_argument("--json", type=Path, help="write every run to this file")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.scenarios) - set(SCENARIOS):
-        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
-    return options
-
-
-def _contestants(options: argparse.Namespace, directory: Path) -> list[Callable[[Path], Broker]]:
-    if options.url:
-        return [partial(Running, int(options.url.rpartition(":")[2].partition("/")[0]))]
-    env = _slow_sync(options.sync_delay_ms, directory) if options.sync_delay_ms else {}
-    contestants: list[Callable[[Path], Broker]] = [partial(Leveret, env=env)]
-    if options.leveret_only:
-        return contestants
+def _brokers(disk: Disk) -> tuple[Side, Side]:
+    leveret = partial(Leveret, env=disk.env)
+    ours: dict[str, Contestant] = {
+        wire: OnWire(f"{Leveret.name} {wire}", wire, leveret) for wire in (AMQP, NATIVE)
+    }
+    ours[SDK] = Library(sdk.LEVERET, disk.env)
     if not RabbitMQ.is_installed():
-        print("NOT COMPARED: RabbitMQ is not installed (apt-get install rabbitmq-server)", file=sys.stderr)
-        return contestants
-    return [partial(RabbitMQ, env=env), *contestants]
-
-
-def _slow_sync(delay_ms: float, directory: Path) -> dict[str, str]:
-    """The environment under which every sync takes longer; needs a C compiler."""
-    library = directory / "slow_sync.so"
-    source = Path(__file__).with_name("slow_sync.c")
-    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
-    return {"LD_PRELOAD": str(library), "SLOW_SYNC_US": str(round(delay_ms * 1000))}
-
-
-def _report(runs: list[Run], scenarios: Sequence[str], at_least: float | None) -> int:
-    """Print the table; the exit code says whether the wanted ratio was reached."""
-    exit_code = 0
-    print(HEADINGS)
-    for scenario in scenarios:
-        of_broker: dict[str, list[Run]] = {}
-        for run in runs:
-            if run.scenario == scenario:
-                of_broker.setdefault(run.broker, []).append(run)
-        for some in of_broker.values():
-            print(_row(some))
-        if {Leveret.name, RabbitMQ.name} <= of_broker.keys():
-            leveret, rabbitmq = (
-                median(run.rate for run in of_broker[name]) for name in (Leveret.name, RabbitMQ.name)
-            )
-            print(f"{scenario + ' ratio':22}{leveret / rabbitmq:9.2f}")
-            if at_least is not None and leveret < at_least * rabbitmq:
-                exit_code = EXIT_TOO_SLOW
-        elif at_least is not None:
-            exit_code = EXIT_NOT_COMPARED
-    return exit_code
-
-
-def _row(runs: list[Run]) -> str:
-    def of(name: str) -> float:
-        return float(median(getattr(run, name) for run in runs))
-
-    rates = [run.rate for run in runs]
-    spread = f"({min(rates):.0f}-{max(rates):.0f})"
-    return (
-        f"{runs[0].scenario + ' ' + runs[0].broker:22}{of('rate'):9.0f} {spread:>17}{of('published'):11.0f}"
-        f"{of('confirm_p50'):13.2f}{of('confirm_p99'):8.1f}{of('deliver_p50'):13.2f}{of('deliver_p99'):8.1f}"
-        f"{of('broker_cores'):7.2f}{of('broker_us_per_message'):8.1f}{of('broker_rss_peak_mb'):8.0f}"
-        f"{of('load_cores'):6.2f}"
+        return Side("Leveret", ours), Side("RabbitMQ", {})
+    rabbitmq = OnWire(f"{RabbitMQ.name} {AMQP}", AMQP, partial(RabbitMQ, env=disk.env))
+    return Side("Leveret", ours), Side(
+        "RabbitMQ", {AMQP: rabbitmq, NATIVE: rabbitmq, SDK: Library(sdk.RABBITMQ, disk.env)}
     )
 
 
-def _percentile(counts: list[Count], fraction: float) -> float:
-    latencies = sorted(latency for count in counts for latency in count.latencies_ms)
-    return latencies[int(len(latencies) * fraction)] if latencies else 0.0
+def _revisions(revisions: Sequence[str], disk: Disk) -> tuple[Side, Side]:
+    sides = []
+    for revision in (*revisions, HERE)[1::-1]:
+        try:
+            source = None if revision == HERE else check_out(revision, disk.directory)
+        except NoRevision as error:
+            raise click.ClickException(str(error)) from None
+        leveret = partial(Leveret, env=disk.env, source=source)
+        sides.append(
+            Side(revision, {wire: OnWire(f"{revision} {wire}", wire, leveret) for wire in (AMQP, NATIVE)})
+        )
+    ours, theirs = sides
+    return ours, theirs
+
+
+def _matches(targets: Sequence[Target], ours: Side, theirs: Side, options: Options) -> list[Match]:
+    """Each scenario once, with everybody who is in one of its rows."""
+    scenarios = {**SCENARIOS, SDK: Program(SDK, "a pair; Leveret's SDK, or aio-pika on RabbitMQ")}
+    found: dict[str, dict[str, Contestant]] = {}
+    for target in targets:
+        meeting = found.setdefault(target.scenario, {})
+        for side in (theirs, ours):
+            if target.wire in side.contestants:
+                contestant = side.contestants[target.wire]
+                meeting[contestant.name] = contestant
+    return [Match(options.sized(scenarios[name]), list(meeting.values())) for name, meeting in found.items()]
+
+
+def _outcome(target: Target, runs: Sequence[Run], ours: Side, theirs: Side) -> Outcome:
+    sides = []
+    for side in (ours, theirs):
+        contestant = side.contestants.get(target.wire)
+        some = [run for run in runs if contestant and run.is_of(target.scenario, contestant.name)]
+        is_sound = some and not any(run.problem for run in some)
+        sides.append(Median.of(some, target.figure.name) if is_sound else None)
+    return Outcome(target, *sides)
+
+
+if __name__ == "__main__":
+    run_program(compare, "python -m benchmarks.compare")

@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -27,12 +27,13 @@ from typing import Any
 import uvloop
 
 from .brokers import Broker, Leveret, RabbitMQ
-from .compare import EXIT_NOT_COMPARED, EXIT_TOO_SLOW
 
 QUEUE = "bench.sdk"
 END = b"end"
 """The last body: everything was published and confirmed before it."""
 PATIENCE_S = 60
+EXIT_TOO_SLOW = 1
+EXIT_NOT_COMPARED = 2
 
 HEADINGS = (
     f"{'us of CPU time a message':>81}\n"
@@ -109,9 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _report(runs, contestants, options.at_least)
 
 
-def measure(contestant: Contestant, directory: Path, options: argparse.Namespace) -> Run:
-    """Start a broker, put the load on it."""
-    with contestant.broker(directory, {}) as broker:
+def measure(
+    contestant: Contestant, directory: Path, options: argparse.Namespace, env: Mapping[str, str] = {}
+) -> Run:
+    """Start a broker (`env` is added to its environment), put the load on it."""
+    with contestant.broker(directory, dict(env)) as broker:
         task = Task(
             contestant.library,
             f"{contestant.scheme}://guest:guest@127.0.0.1:{broker.port}/",

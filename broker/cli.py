@@ -90,6 +90,16 @@ def compact(data_dir: Path) -> int:
     return 0
 
 
+@commands.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> int:
+    """Measure how fast this broker, or another one, is on this machine."""
+    from leveret.benchmarks.command import bench as command  # noqa: PLC0415 -- no broker loads its own load
+
+    exit_code: int = command.main(arguments, prog_name="leveret bench", standalone_mode=False)
+    return exit_code
+
+
 def main() -> None:
     """The console script."""
     sys.exit(run())
@@ -103,6 +113,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         command = "leveret" if context is None else context.command_path
         return _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)
+    except click.Abort:
+        return _fail("interrupted", EXIT_FAILED)
     except (ConfigError, Corrupt, DirectoryUnusable) as error:
         return _fail(str(error), EXIT_NEEDS_A_PERSON)
     except (EngineError, OSError) as error:

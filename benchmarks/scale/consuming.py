@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pamqp import commands, frame
 
-from ..amqp_load import ACK, BODY, DELIVER, METHOD, METHOD_ID, SILENCE_MAX_S, Link
+from .amqp_link import ACK, BODY, DELIVER, METHOD, METHOD_ID, SILENCE_MAX_S, Link
 from .bodies import Bodies
 from .progress import FINISHED, SETTLED, TAKEN, Progress
 from .publishing import Load

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pamqp import commands
 
-from ..amqp_load import Link
+from .amqp_link import Link
 from .bodies import SEED
 from .broker import MB, STARTING, Broker
 from .consuming import get

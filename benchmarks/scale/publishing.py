@@ -9,7 +9,7 @@ from pathlib import Path
 from pamqp import body as amqp_body
 from pamqp import commands, frame, header
 
-from ..amqp_load import BODY, FRAME_HEADER, FRAME_MAX, SILENCE_MAX_S, Confirms, Count, Link
+from .amqp_link import BODY, FRAME_HEADER, FRAME_MAX, SILENCE_MAX_S, Confirms, Count, Link
 from .bodies import Bodies
 from .progress import CONFIRMED, TAKEN, Progress
 

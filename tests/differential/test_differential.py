@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.brokers import RabbitMQ
 from daemon import Daemon
 from differential.duel import Duel
 from differential.script import Script
 from differential.strategies import scripts
 from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from leveret.benchmarks.brokers import RabbitMQ
 
 SCRIPTS = int(os.environ.get("LEVERET_DIFFERENTIAL_SCRIPTS", "50"))
 SEED_OF_THE_GATE = "1"

@@ -1,45 +1,98 @@
-"""The benchmarks run, and what they report is a load that went through; how fast is not judged here."""
+"""The benchmarks run, and every message that they publish is accounted for; how fast is not judged here."""
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from daemon import Daemon
+
+from leveret.benchmarks.brokers import Running
+from leveret.benchmarks.load.link import Address
+from leveret.benchmarks.load.wires import WIRES
+from leveret.benchmarks.measure import measure
+from leveret.benchmarks.scenarios import SCENARIOS, Backlog, Churn, Flow, Scenario
+from leveret.benchmarks.subject import Subject, Timing
 
 ROOT = Path(__file__).parents[2]
+SHORT = Timing(warm_up_s=0.05, seconds=0.2)
 
 
-@pytest.mark.parametrize("scenario", ["durable", "transient"])
-def test_a_scenario_runs(scenario: str, tmp_path: Path) -> None:
-    report = tmp_path / "runs.json"
-    command = [sys.executable, "-m", "benchmarks", scenario, "--leveret-only", "--rounds=1", "--seconds=0.5"]
-
-    subprocess.run([*command, "--json", str(report)], cwd=ROOT, check=True, timeout=60)
-
-    (run,) = json.loads(report.read_text())
-    assert run["scenario"] == scenario
-    assert run["rate"] > 0
-    assert run["published"] > 0
-    assert run["broker_cores"] > 0
-
-
-def test_a_wanted_ratio_that_nobody_measured_is_a_failure() -> None:
-    command = [sys.executable, "-m", "benchmarks", "--leveret-only", "--at-least=3", "--rounds=1"]
-
-    done = subprocess.run([*command, "--seconds=0.2"], cwd=ROOT, check=False, timeout=60)
-
-    assert done.returncode == 2
+def small(scenario: Scenario) -> Scenario:
+    """So that it takes a fraction of a second."""
+    match scenario:
+        case Flow():
+            return replace(
+                scenario,
+                publishers=min(scenario.publishers, 5),
+                queues=min(scenario.queues, 10),
+                consumers=min(scenario.consumers, 10),
+            )
+        case Backlog():
+            return replace(scenario, messages=2000)
+    return scenario
 
 
-def test_the_sdk_is_measured_from_end_to_end(tmp_path: Path) -> None:
-    report = tmp_path / "runs.json"
-    command = [sys.executable, "-m", "benchmarks.sdk", "--leveret-only", "--rounds=1", "--seconds=0.5"]
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_runs_and_loses_nothing(
+    name: str, wire: str, shared_daemon: Daemon, tmp_path: Path
+) -> None:
+    broker = Running(tmp_path, {}, address=Address(shared_daemon.port))
 
-    subprocess.run([*command, "--json", str(report)], cwd=ROOT, check=True, timeout=60)
+    run = measure(small(SCENARIOS[name]), Subject("here", broker, wire, SHORT))
 
-    (run,) = json.loads(report.read_text())
-    assert run["contestant"] == "leveret on Leveret"
-    assert run["messages"] > 0
-    assert run["rate"] > 0
-    assert min(run["publisher_us"], run["broker_us"], run["consumer_us"]) > 0
+    assert run.problem == ""
+    assert run.messages > 0
+    assert run.rate > 0
+    if isinstance(SCENARIOS[name], Backlog):
+        assert run.drained > 0
+    elif not isinstance(SCENARIOS[name], Churn):
+        assert run.deliver_ms["p50"] <= run.deliver_ms["p99"] <= run.deliver_ms["p100"]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_what_waits_in_a_queue_may_stay_there(wire: str, shared_daemon: Daemon, tmp_path: Path) -> None:
+    broker = Running(tmp_path, {}, address=Address(shared_daemon.port))
+    flow = Flow("some", "messages wait before it begins", waiting=20_000)
+
+    run = measure(flow, Subject("here", broker, wire, SHORT))
+
+    assert run.problem == ""
+
+
+def test_the_command_starts_a_broker_and_writes_what_it_found(tmp_path: Path) -> None:
+    report, plot = tmp_path / "runs.json", tmp_path / "runs.svg"
+    command = [sys.executable, "-m", "leveret", "bench", "pair", "--runs=2", "--seconds=0.2", "--warm-up=0.1"]
+
+    subprocess.run([*command, f"--json={report}", f"--plot={plot}"], check=True, timeout=60)
+
+    runs = json.loads(report.read_text())["runs"]
+    assert [run["scenario"] for run in runs] == ["pair", "pair"]
+    assert all(run["broker_cpu_s"] > 0 and run["rss_mb"] > 0 and run["load_cores"] > 0 for run in runs)
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+def test_a_revision_is_compared_with_this_tree(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.compare", "HEAD", "--only=one-by-one", "--runs=1"]
+    times = ["--seconds=0.2", "--warm-up=0.1"]
+
+    done = subprocess.run(
+        [*command, *times], cwd=ROOT, check=True, timeout=60, capture_output=True, text=True
+    )
+
+    assert "HEAD amqp" in done.stdout
+    assert "this tree amqp" in done.stdout
+    assert "not compared" not in done.stdout
+
+
+def test_a_broker_that_is_not_there_is_a_failure() -> None:
+    command = [sys.executable, "-m", "leveret", "bench", "--url=amqp://127.0.0.1:1", "--runs=1"]
+
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert "FAILED: pair on 127.0.0.1:1: ConnectionRefusedError" in done.stderr

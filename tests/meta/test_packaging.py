@@ -25,6 +25,7 @@ from leveret.version import __version__
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+NOT_SHIPPED = {"micro", "scale"}  # benchmarks that need the source tree
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
@@ -61,6 +62,11 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped() -> set[str]:
     """Where the wheel must have the packages' modules."""
     modules = {f"leveret/{installed_path(file)}" for file in python_files(*PACKAGES)}
+    modules |= {
+        f"leveret/{file.relative_to(ROOT)}"
+        for file in (*python_files("benchmarks"), ROOT / "benchmarks" / "slow_sync.c")
+        if file.parent.name not in NOT_SHIPPED
+    }
     return modules | {f"leveret/{name}" for name in ("__init__.py", "__main__.py", "version.py", "py.typed")}
 
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from benchmarks.scale.bodies import Bodies
-from benchmarks.scale.claims import Report
-from benchmarks.scale.consuming import Keep
-from benchmarks.scale.lag import LagBook
-from benchmarks.scale.progress import CONFIRMED, SETTLED, Progress
-from benchmarks.scale.publishing import Load
+
+from leveret.benchmarks.scale.bodies import Bodies
+from leveret.benchmarks.scale.claims import Report
+from leveret.benchmarks.scale.consuming import Keep
+from leveret.benchmarks.scale.lag import LagBook
+from leveret.benchmarks.scale.progress import CONFIRMED, SETTLED, Progress
+from leveret.benchmarks.scale.publishing import Load
 
 
 def test_a_claim_holds_up_to_its_limit() -> None:
