@@ -15,7 +15,16 @@ from daemon import Daemon
 from polling import PATIENCE_S, until
 
 import leveret
-from leveret import Channel, Connection, IncomingMessage, LeveretError, Message, NotFound, PreconditionFailed
+from leveret import (
+    Channel,
+    Connection,
+    IncomingMessage,
+    LeveretError,
+    Message,
+    NotFound,
+    PreconditionFailed,
+    Reconnect,
+)
 from leveret.patterns.failures import Postponed
 from leveret.patterns.handover import HandOver, successor
 from leveret.patterns.retry import (
@@ -270,6 +279,8 @@ class TestTrouble:
 
 JOBS = 60
 KILLS = 8
+BROKER_KILLS = 3
+SOON = Reconnect(max_delay_s=0.1)
 
 
 async def drain(channel: Channel, queue: str) -> Counter[bytes]:
@@ -290,10 +301,6 @@ async def test_workers_killed_in_the_middle_lose_and_double_nothing(daemon: Daem
         await retry.declare(channel)
         bodies = [b"job-%d" % number for number in range(JOBS)]
         await asyncio.gather(*(channel.publish(Message(body), "jobs") for body in bodies))
-
-        async def all_are_dead() -> bool:
-            return (await channel.get_queue(retry.dead_queue)).message_count >= JOBS
-
         for number in range(KILLS + 1):
             worker = await asyncio.create_subprocess_exec(
                 sys.executable, WORKER, "retry", daemon.leveret_url, stdout=subprocess.PIPE
@@ -304,10 +311,49 @@ async def test_workers_killed_in_the_middle_lose_and_double_nothing(daemon: Daem
                     for _ in range(5 + 7 * number % 11):
                         await worker.stdout.readline()  # an attempt that is about to fail
                 if number == KILLS:
-                    await until(all_are_dead, "everything is given up")
+                    await until(lambda: is_dead(channel, retry, JOBS), "everything is given up")
             finally:
                 worker.kill()
                 await worker.communicate()
         assert await drain(channel, retry.dead_queue) == Counter(bodies)
         assert await drain(channel, retry.queue) == Counter()
         assert await drain(channel, retry.delay_queue) == Counter()
+
+
+@pytest.mark.crash
+async def test_a_broker_killed_in_the_middle_loses_and_doubles_nothing(daemon: Daemon) -> None:
+    """As above, but the worker stays, and it is the broker that is killed, again and again."""
+    retry = Retry("jobs", attempts=4, backoff=Backoff(first_s=0.01, cap_s=0.05))
+    attempts = 0
+
+    async def fail(message: IncomingMessage) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise TimeoutError("as always")
+
+    async with leveret.connect(daemon.leveret_url, reconnect=SOON) as connection:
+        channel = await connection.channel()
+        consuming = await connection.channel(publisher_confirms=False)
+        queue = await retry.declare(consuming)
+        bodies = [b"job-%d" % number for number in range(JOBS)]
+        await asyncio.gather(*(channel.publish(Message(body), "jobs") for body in bodies))
+        worker = Worker(queue, retry.guard(consuming, fail), concurrency=5)
+        working = asyncio.create_task(worker.run(signals=()))
+
+        async def more_attempts(than: int) -> bool:
+            return attempts > than
+
+        for number in range(BROKER_KILLS):
+            before = attempts
+            await until(lambda before=before, more=7 * number % 11: more_attempts(before + more), "attempts")
+            await asyncio.to_thread(daemon.restart, kill=True)
+        await until(lambda: is_dead(channel, retry, JOBS), "everything is given up")
+        worker.stop()
+        assert await working == 0
+        assert await drain(channel, retry.dead_queue) == Counter(bodies)
+        assert await drain(channel, retry.queue) == Counter()
+        assert await drain(channel, retry.delay_queue) == Counter()
+
+
+async def is_dead(channel: Channel, retry: Retry, total: int) -> bool:
+    return (await channel.get_queue(retry.dead_queue)).message_count >= total

@@ -15,7 +15,7 @@ from daemon import Daemon
 from polling import PATIENCE_S, until
 
 import leveret
-from leveret import Channel, Connection, IncomingMessage, Message, Unroutable
+from leveret import Channel, Connection, IncomingMessage, Message, Reconnect, Unroutable
 from leveret.patterns.rpc import (
     ERROR_TEXT_MAX,
     SERVER_LOST,
@@ -27,6 +27,7 @@ from leveret.patterns.rpc import (
 )
 
 WORKER = Path(__file__).parents[1] / "support" / "pattern_workers.py"
+SOON = Reconnect(max_delay_s=0.1)
 _numbers = count(1)
 
 
@@ -264,24 +265,30 @@ class TestLosses:
             assert raised.value.type == SERVER_LOST
 
     async def test_the_broker_is_killed_under_a_call(self, daemon: Daemon) -> None:
+        """The call is lost at once; the next one waits until the broker is back, and works."""
         begun = asyncio.Event()
 
         async def hang(request: IncomingMessage) -> bytes:
             begun.set()
-            await asyncio.Event().wait()
-            return b""
+            if request.body == b"hang":
+                await asyncio.Event().wait()
+            return b"done"
 
-        async with leveret.connect(daemon.leveret_url) as connection, RpcClient(connection) as client:
-            async with connection.channel() as channel:
-                await channel.declare_queue("calls")
-            server = RpcServer(connection, "calls", hang, grace_s=0)
-            await server.__aenter__()
-            call = asyncio.create_task(client.call("calls", b"", timeout_s=1000))
+        async with (
+            leveret.connect(daemon.leveret_url, reconnect=SOON) as connection,
+            leveret.connect(daemon.leveret_url, reconnect=SOON) as serving,
+            RpcClient(connection) as client,
+            RpcServer(serving, "calls", hang, grace_s=0),
+        ):
+            call = asyncio.create_task(client.call("calls", b"hang", timeout_s=1000))
             await begun.wait()
             daemon.kill()
             async with asyncio.timeout(PATIENCE_S):
                 with pytest.raises(CallLost):
                     await call
+                await asyncio.to_thread(daemon.start)
+                await serving.wait_connected()
+                assert (await client.call("calls", b"again")).body == b"done"
 
 
 class TestOtherPeople:

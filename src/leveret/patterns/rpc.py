@@ -15,7 +15,7 @@ for them, and there is nothing to clean up.
 come along (as text in headers: nothing is unpickled, so nothing is executed). `Unroutable`, at once: there is
 no such queue. `CallTimeout`: no reply in time. `CallLost`, at once: the connection to the broker broke, and
 with it the way back. After the last two it is open whether the procedure has run: call again only what may be
-done twice.
+done twice. A call that is made while the connection is away waits for the next one, within its time.
 
 **Nobody works for a caller who has gone.** A request expires in its queue when the call's time is over, and
 the server stops a procedure that takes longer than the whole of it. A server that dies leaves its requests to
@@ -85,6 +85,7 @@ class RpcClient:
         self._calls: dict[str, asyncio.Future[IncomingMessage]] = {}
         self._reading: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
+        connection.on_lost(self._lost)
 
     async def __aenter__(self) -> Self:
         await self._open_channel()
@@ -149,7 +150,7 @@ class RpcClient:
             return self._channel
 
     async def _read(self, replies: Consumer, stack: AsyncExitStack) -> None:
-        reason = "the client was closed"
+        reason: Exception = ChannelClosed("the client was closed")
         try:
             async with stack:
                 async for reply in replies:
@@ -157,11 +158,12 @@ class RpcClient:
                     if waiting is not None and not waiting.done():  # else: it came too late
                         waiting.set_result(reply)
         except LeveretError as error:
-            reason = str(error)
+            reason = error
         finally:
             self._lost(reason)
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: Exception) -> None:
+        """The address that replies go to is gone; the next connection has another one."""
         for waiting in self._calls.values():
             if not waiting.done():
                 waiting.set_exception(CallLost(f"no reply can come any more: {reason}"))
@@ -241,7 +243,7 @@ class RpcServer:
 
     async def _answer(self, request: IncomingMessage) -> None:
         if request.redelivered and not self._rerun:
-            text = "a server died with this request; whether it had run is not known"
+            text = "a server began this request and was lost before it replied"
             reply = _error_reply(SERVER_LOST, text)
         else:
             reply = await self._run(request)

@@ -12,6 +12,8 @@ A handler that ends well acks its message, one that raises rejects it: dropped, 
 says so. It may also settle the message itself. To have failures tried again, give `retry.guard(channel,
 handle)` in place of the handler.
 
+When the connection breaks, it goes on with the next one; the messages under way then come again.
+
 No more than `concurrency` messages are with the worker, so none waits behind another one while a second
 worker is idle. Python can only stop a handler that awaits now and then: a long computation belongs in
 `asyncio.to_thread` or a process of its own.
@@ -66,7 +68,8 @@ class Worker:
         self._stop.set()
 
     async def run(self, *, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> int:
-        """Work until told to stop; returns the exit code. Raises when the consumer or the connection ends.
+        """Work until told to stop; returns the exit code. Raises when the queue is deleted or the connection
+        given up.
 
         `signals=()` leaves signals alone, as a thread other than the main one has to.
         """
