@@ -1,12 +1,15 @@
 """Functions that a user of `leveret.sync` gives away: what they are called with, and where.
 
-All of them run in threads, where they may block, and may use everything of the connection.
+All of them run in threads, where they may block, and may use everything of the connection: even close it,
+which is why none of these threads is one that the end of the loop would wait for.
 """
 
 import asyncio
 import functools
 import inspect
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from leveret.client import handler as aio
@@ -55,9 +58,42 @@ def on_error(portal: Portal, policy: OnError) -> aio.OnError:
 
     @functools.wraps(policy)
     async def call(message: AsyncMessage, error: Exception) -> object:
-        return await asyncio.to_thread(policy, _incoming.IncomingMessage(portal, message), error)
+        return await _in_a_thread(policy, _incoming.IncomingMessage(portal, message), error)
 
     return call
+
+
+def told(callback: Callable[..., object]) -> Callable[..., object]:
+    """The client tells it of something and waits for nothing."""
+    _check(callback)
+
+    @functools.wraps(callback)
+    def call(*arguments: object) -> None:
+        _in_a_thread(callback, *arguments)
+
+    return call
+
+
+def _in_a_thread(function: Callable[..., object], *arguments: object) -> "asyncio.Future[object]":
+    """Call it in a thread of its own; errors that nobody waits for are logged by asyncio."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[object] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            _settle(loop, done.set_exception, error)
+        else:
+            _settle(loop, done.set_result, result)
+
+    threading.Thread(target=run, name="leveret-sync-callback", daemon=True).start()
+    return done
+
+
+def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[Any], object], outcome: object) -> None:
+    with suppress(RuntimeError):  # the loop has ended, perhaps by this very function
+        loop.call_soon_threadsafe(settle, outcome)
 
 
 def _check(callback: Any) -> None:

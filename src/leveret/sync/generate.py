@@ -12,6 +12,7 @@ of the standard library's.
 
 import ast
 import builtins
+import itertools
 import re
 import subprocess
 import sys
@@ -46,15 +47,16 @@ FACES = (
     FaceOf(
         "connection",
         "Connection",
-        _names("open request start_request forget_channel frame_received connection_ended"),
+        _names("topology phase survives message_max_bytes require_open open forget_channel link"),
         is_connection=True,
     ),
     FaceOf(
         "channel",
         "Channel",
         _names(
-            "require_open abandon ended request start_request send write_batches frame_received settler "
-            "start_consumer cancel_consumer get current_transaction"
+            "was_opened settler current_transaction require_open abandon ended open resume suspend "
+            "consumer_restored writable request start_request send write_batches frame_received "
+            "start_consumer cancel_consumer get"
         ),
     ),
     FaceOf("exchange", "Exchange"),
@@ -284,6 +286,7 @@ class Method:
     face: FaceOf
     types: Types
     node: ast.FunctionDef | ast.AsyncFunctionDef
+    preparations: list[str] = field(default_factory=list)  # statements before the call
 
     @property
     def name(self) -> str:
@@ -321,6 +324,12 @@ class Method:
             if translate is not None and ast.unparse(annotation) == name:
                 self.types.imports.add("from . import callbacks")
                 return f"callbacks.{translate}(self._portal, {argument.arg})"
+        match annotation:
+            case ast.Subscript(ast.Name("Callable")) if not self.face.works_anywhere:
+                self.types.imports.add("from . import callbacks")
+                return f"callbacks.told({argument.arg})"
+            case ast.Subscript(ast.Name("Iterable")):
+                self.preparations.append(f"{argument.arg} = list({argument.arg})  # in this thread")
         if faces_in(annotation):
             self.types.imports.add("from .face import bare")
             return f"bare({argument.arg})"
@@ -353,11 +362,13 @@ class Method:
         way = self._way(is_awaited=result.is_awaited)
         if "decorator" in result.form:
             return self.written(result.form.format(call), result.text)
-        prefix = ""
         if is_overloaded:  # the client's own overloads are stricter than its implementation
             self.types.imports.add("from typing import Any")
-            prefix, call = f"method: Any = self._async.{node.name}\n", f"lambda: method({passed})"
-        body = prefix + result.form.format(f"self._portal.{way}({call})")
+            self.preparations.append(f"method: Any = self._async.{node.name}")
+            call = f"lambda: method({passed})"
+        body = "".join(f"{line}\n" for line in self.preparations) + result.form.format(
+            f"self._portal.{way}({call})"
+        )
         if node.name == "__anext__":
             body = f"try:\n{_shifted(body)}\nexcept StopAsyncIteration:\n    raise StopIteration from None"
         return self.written(body, result.text)
@@ -412,13 +423,22 @@ def in_other_words(text: str) -> str:
         text = re.sub(pattern, " ".join(new.split()), text)
     for pattern, replacement in WORDS:
         text = re.sub(pattern, replacement, text)
-    lines = [part for line in text.splitlines() for part in _wrapped(line)]
+    lines: list[str] = []
+    for _, group in itertools.groupby(text.splitlines(), _margin):
+        lines += _filled(list(group))
     return "\n".join(lines) + ("\n" if len(lines) > 1 else "")
 
 
-def _wrapped(line: str) -> list[str]:
-    indent = " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(line, DOCSTRING_WIDTH, subsequent_indent=indent) or [""]
+def _margin(line: str) -> str | None:
+    return line[: len(line) - len(line.lstrip())] if line else None
+
+
+def _filled(lines: list[str]) -> list[str]:
+    """A paragraph, anew if a line is too long now."""
+    if max(map(len, lines)) <= DOCSTRING_WIDTH:
+        return lines
+    joined, margin = " ".join(map(str.strip, lines)), _margin(lines[0]) or ""
+    return textwrap.wrap(joined, DOCSTRING_WIDTH, initial_indent=margin, subsequent_indent=margin)
 
 
 def _indented(text: str) -> list[str]:
@@ -430,26 +450,6 @@ def _shifted(text: str) -> str:
 
 
 # Modules
-
-INIT = '''"""The SDK for programs without an event loop: scripts, threads, Django, a Python prompt.
-
-    with leveret.sync.connect("leveret://guest:guest@127.0.0.1:5672/") as connection:
-        channel = connection.channel()
-        queue = channel.declare_queue("jobs", durable=True)
-        channel.publish(leveret.sync.Message(b"work"), "jobs")
-        for message in queue:
-            with message.process():
-                ...
-
-It is the asynchronous SDK, in a thread of its own for each connection: the same names without `await`, and
-the same promises. Any number of threads may share a connection and everything that comes from it. Functions
-that handle messages run in threads. `timeout` limits how long calls wait.
-
-A child process opens connections of its own, after the fork.
-
-Written by generate.py: `make sync` writes it anew.
-"""
-'''
 
 
 def property_of(face: FaceOf, types: Types, name: str, annotation: ast.expr, text: str = "") -> str:
@@ -566,7 +566,9 @@ def init_text() -> str:
     imports.append("from .timeout import timeout")
     imports.append(f"from leveret.client import ({', '.join(sorted(names - set(own)))})")
     listed = ", ".join(f'"{name}"' for name in sorted(names | {"timeout"}))
-    return formatted("__init__", "\n".join((INIT, *imports, f"__all__ = [{listed}]")))
+    written_by_hand = ast.get_docstring(ast.parse((HERE / "__init__.py").read_text(encoding="utf-8")))
+    intro = f'"""{written_by_hand}\n"""'
+    return formatted("__init__", "\n".join((intro, *imports, f"__all__ = [{listed}]")))
 
 
 def formatted(module: str, text: str) -> str:
