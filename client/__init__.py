@@ -42,6 +42,7 @@ from .incoming import IncomingMessage
 from .message import DeliveryMode, Message
 from .queue import Queue
 from .reconnect import Reconnect
+from .run import run
 
 __all__ = [
     "AccessRefused",
@@ -79,4 +80,5 @@ __all__ = [
     "WrongLoop",
     "connect",
     "register_decoder",
+    "run",
 ]

@@ -47,6 +47,7 @@ from .client import (
     WrongLoop,
     connect,
     register_decoder,
+    run,
 )
 from .version import __version__
 
@@ -87,4 +88,5 @@ __all__ = [
     "__version__",
     "connect",
     "register_decoder",
+    "run",
 ]

@@ -76,7 +76,7 @@ FACES = (
     FaceOf("processing", "Processing", works_anywhere=True, here=_names("__aenter__ __aexit__")),
 )
 FUNCTIONS = {"connection": ("connect",)}
-ASYNC_ONLY = {"Connector"}  # exported by the client, and of no use here
+ASYNC_ONLY = {"Connector", "run"}  # exported by the client, and of no use here
 
 OF_CALLBACKS = {"Callback": "handler", "OnError": "on_error", "F": None}
 """Names that callbacks.py defines anew, and what it has to translate an argument of that type."""

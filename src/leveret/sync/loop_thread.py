@@ -14,12 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from leveret.client import ConnectionLost
 from leveret.client.opening import Closable
-
-new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-with suppress(ImportError):  # it is faster, no more
-    import uvloop
-
-    new_event_loop = uvloop.new_event_loop
+from leveret.client.run import new_event_loop
 
 GOODBYE_S = 1.0  # to close what nobody has closed
 
