@@ -190,9 +190,10 @@ class TestKill9:
                         await ready(channel, "b", moment)
                         workers.kill_one()
                     moments = moments[3:]
-                    await ready(channel, "b", moments[0] if moments else self.INPUTS)
                 daemon.kill()
                 daemon.start()
+            async with leveret.connect(daemon.leveret_url) as connection, connection.channel() as channel:
+                await ready(channel, "b", self.INPUTS)
         async with leveret.connect(daemon.leveret_url) as connection, connection.channel() as channel:
             assert await take_all(channel, "in") == []
             for queue in ("a", "b"):
