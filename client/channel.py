@@ -387,8 +387,8 @@ class Channel:
         refused it, NotFound when there is no such exchange. ConnectionLost and ChannelClosed leave open
         whether it arrived. Each of these has the message as `message`.
         """
-        outcome = self._publisher.start(message, exchange, routing_key, mandatory)
         try:
+            outcome = self._publisher.start(message, exchange, routing_key, mandatory)
             if timeout_s is None:
                 error = await outcome
             else:
@@ -400,6 +400,9 @@ class Channel:
         except TimeoutError:
             assert timeout_s is not None
             raise self._publisher.timed_out(outcome, message, timeout_s) from None
+        except RuntimeError:
+            self._publisher.require_loop()  # it was the loop, or the future: they say less of what to do
+            raise
         if error is not None:
             raise error
 

@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from copy import copy
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 2048  # unconfirmed publishes of a channel: enough for any disk, and a bound for memory
 IN_FLIGHT_BYTES_MAX = 32 << 20  # of them
+UNLIMITED = 1 << 64
 STRIDE = 1024  # how much of a batch is put in at a time, while as much may be unsettled
 PRODUCER_WINDOW = 65_536  # between the lowest unanswered tag and the highest: the broker remembers no more
 KNOWN_NAMES_MAX = 1024  # exchanges and routing keys that need not be checked again
@@ -53,10 +55,11 @@ class Publisher:
         self._channel = channel
         self._confirms = confirms
         self._loop = asyncio.get_running_loop()
-        self._transport: Transport | None = None  # None between links
+        self._thread = get_ident()  # the loop's; to ask for the running loop each time is a system call
+        self._transport: Transport  # the present one, or the last; used only while `_tag_limit` is not 0
         self._body_max_bytes = 0  # set by the link
         self._next_tag = 1
-        self._tag_limit = PRODUCER_WINDOW  # the highest tag that may be used now
+        self._tag_limit = 0  # the highest tag that may be used now: all bounds in one; 0 between links
         self._batch: list[Entry] = []  # what this turn has brought, up to the tag before `_next_tag`
         self._batch_bytes = 0
         self._pending: dict[int, Record] = {}  # sent, not answered; by tag, rising
@@ -72,7 +75,8 @@ class Publisher:
         self, message: Message, exchange: str, routing_key: str, mandatory: bool
     ) -> "asyncio.Future[LeveretError | None]":
         """Publish. The future becomes the outcome: why it failed, or None."""
-        self._require_usable()
+        if get_ident() != self._thread:
+            self.require_loop()
         entry = self._entry(message, exchange, routing_key, mandatory)
         outcome: asyncio.Future[LeveretError | None] = self._loop.create_future()
         self._put((outcome, entry, message, len(entry[3]) + len(entry[4]) + ENTRY_OVERHEAD_BYTES))
@@ -87,7 +91,7 @@ class Publisher:
         timeout_s: float | None,
     ) -> list[LeveretError]:
         """Publish all; returns when all are settled, or the time is over: how some of them failed."""
-        self._require_usable()
+        self.require_loop()
         entries = [self._entry(message, exchange, routing_key, mandatory) for message in messages]
         batch = Batch(len(messages))
         started = 0
@@ -112,9 +116,8 @@ class Publisher:
                 self._withdraw(batch)
         return batch.errors
 
-    def _require_usable(self) -> None:
-        if self._refusal is not None:
-            raise self._refusal.with_traceback(None)
+    def require_loop(self) -> None:
+        """Raise WrongLoop in another loop than the channel's."""
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoop(
                 "this channel belongs to another event loop: publish in that loop "
@@ -154,7 +157,7 @@ class Publisher:
         return withdrawn
 
     def _timeout(self, message: Message, timeout_s: float, *, was_sent: bool) -> PublishTimeout:
-        if self._transport is None:
+        if not self._tag_limit:
             why = "the connection is broken and not restored yet"
             return PublishTimeout(message, timeout_s, was_sent=was_sent, why=why)
         if self._transport.blocked_reason is not None:
@@ -166,36 +169,25 @@ class Publisher:
     def _put(self, record: Record) -> None:
         if self._refusal is not None:
             _fail_at_end(record, self._refusal)
-        elif self._waiting or not self._has_room():
-            self._waiting.append(record)
-        else:
+        elif self._next_tag <= self._tag_limit and not self._waiting and self._transport.is_writable:
             self._send(record)
-
-    def _has_room(self) -> bool:
-        return (
-            self._transport is not None
-            and self._transport.is_writable
-            and len(self._pending) < IN_FLIGHT_MAX
-            and self._pending_bytes < IN_FLIGHT_BYTES_MAX
-            and self._next_tag <= self._tag_limit
-        )
+        else:
+            self._waiting.append(record)
 
     def pump(self) -> None:
         """Something has changed: send what may be sent now."""
-        while self._waiting and self._has_room():
+        while self._waiting and self._next_tag <= self._tag_limit and self._transport.is_writable:
             record = self._waiting.popleft()
             if not record[0].done():
                 self._send(record)
 
     def _send(self, record: Record) -> None:
-        transport = self._transport
-        assert transport is not None
         outcome, entry, message, size = record
         if self._batch_bytes + size > BATCH_BYTES or len(self._batch) == ENTRIES_MAX:
             self.write_batch()
-            transport.flush()  # which may find that the socket is full
+            self._transport.flush()  # which may find that the socket is full
         if not self._batch:
-            transport.request_flush(self._channel)
+            self._transport.request_flush(self._channel)
         self._batch.append(entry)
         self._batch_bytes += size
         tag = self._next_tag
@@ -203,15 +195,17 @@ class Publisher:
         if self._confirms:
             self._pending[tag] = record
             self._pending_bytes += size
-        else:
-            transaction = self._channel.current_transaction
-            if transaction is not None and transaction.is_open:
-                transaction.published(tag, message, entry[0], entry[1])
-            outcome.set_result(None)
+            if self._pending_bytes >= IN_FLIGHT_BYTES_MAX:
+                self._tag_limit = tag
+            return
+        transaction = self._channel.current_transaction
+        if transaction is not None and transaction.is_open:
+            transaction.published(tag, message, entry[0], entry[1])
+        outcome.set_result(None)
 
     def write_batch(self) -> bool:
         """Turn what was collected into a frame; returns whether there was something."""
-        if not self._batch or self._transport is None:
+        if not self._batch:
             return False
         first = self._next_tag - len(self._batch)
         self._transport.protocol.send_batch(FrameType.PUBLISH, self._channel.number, first, self._batch)
@@ -280,9 +274,18 @@ class Publisher:
 
     def _settled(self, freed_bytes: int) -> None:
         self._pending_bytes -= freed_bytes
-        self._tag_limit = self._lowest_tag() + PRODUCER_WINDOW - 1
+        self._set_tag_limit()
         if self._waiting:
             self.pump()
+
+    def _set_tag_limit(self) -> None:
+        if not self._confirms:
+            self._tag_limit = UNLIMITED
+        elif self._pending_bytes >= IN_FLIGHT_BYTES_MAX:
+            self._tag_limit = self._next_tag - 1
+        else:
+            free = IN_FLIGHT_MAX - len(self._pending)
+            self._tag_limit = min(self._next_tag - 1 + free, self._lowest_tag() + PRODUCER_WINDOW - 1)
 
     # The links
 
@@ -305,7 +308,7 @@ class Publisher:
 
     def suspend(self) -> None:
         """The link is gone. What it has not confirmed is kept; without confirms, it is not known."""
-        self._transport = None
+        self._tag_limit = 0
         self._batch = []
         self._batch_bytes = 0
         self._returned.clear()
@@ -314,6 +317,7 @@ class Publisher:
 
     def ended(self, error: LeveretError) -> None:
         """No confirm will come any more."""
+        self._tag_limit = 0
         self._batch = []
         self._returned.clear()
         pending, self._pending = self._pending, {}
