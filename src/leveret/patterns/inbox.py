@@ -38,7 +38,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from enum import Enum
 from functools import wraps
 from typing import Protocol
@@ -164,11 +164,12 @@ class Inbox:
         try:
             yield True
         except BaseException:
-            await _cancelled(renewing)
             await self._store.release(key, owner)
             raise
-        await _cancelled(renewing)
-        await self._store.finish(key, self._clock() + self._ttl_s)
+        finally:
+            renewing.cancel()  # one that is on its way finds no claim of this owner any more
+        # Whoever cancels this now must not undo that it is done.
+        await asyncio.shield(self._store.finish(key, self._clock() + self._ttl_s))
 
     def idempotent(self, handler: Handler) -> Callable[[IncomingMessage], Awaitable[None]]:
         """A decorator: the handler is called for the first of equal messages only."""
@@ -211,9 +212,3 @@ class Inbox:
             if not kept:
                 log.warning("message %s may be processed twice: its claim had lapsed", key)
                 return
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

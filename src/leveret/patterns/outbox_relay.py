@@ -176,8 +176,10 @@ class OutboxRelay:
                 untried.append(row.id)
             else:
                 self._fail(database, owner, row, error)
-        self._outbox.delete(database, published)
-        self._outbox.give_back(database, owner, untried)
+        if published:
+            self._outbox.delete(database, published)
+        if untried:
+            self._outbox.give_back(database, owner, untried)
 
     def _fail(self, database: Database, owner: str, row: OutboxRow, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"

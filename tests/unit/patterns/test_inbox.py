@@ -200,6 +200,30 @@ class TestInbox:
         async with inbox.once(FakeMessage()) as is_new:
             assert is_new
 
+    async def test_what_is_done_is_on_record_even_if_the_worker_is_cancelled_then(self) -> None:
+        class Slow(MemoryInboxStore):
+            async def finish(self, key: str, until: float) -> None:
+                finishing.set()
+                await may_finish.wait()
+                await super().finish(key, until)
+                finished.set()
+
+        async def process() -> None:
+            async with inbox.once(FakeMessage()):
+                pass
+
+        finishing, may_finish, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        inbox = Inbox(Slow())
+        task = asyncio.create_task(process())
+        await finishing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_finish.set()
+        await finished.wait()
+        async with inbox.once(FakeMessage()) as is_new:
+            assert not is_new
+
     async def test_a_hundred_workers_and_one_effect(self, inbox: Inbox) -> None:
         effects = 0
 
@@ -242,6 +266,7 @@ class TestClaimsOfLongWork:
         async with Inbox(Renewals(), lease_s=0.03).once(FakeMessage()):
             await thrice.wait()
         assert renewed == ["kept", "failed", "kept"]
+        await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody renews what is done"
 
     async def test_a_lost_claim_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
