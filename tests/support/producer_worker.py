@@ -62,7 +62,7 @@ class ProducerWorker(Worker):
 
     def _size_of(self, number: int) -> int:
         """The same at each attempt: small ones mostly, some that are cut into parts."""
-        return 400_000 if number % 97 == 0 else 20_000 if number % 19 == 0 else number % 7 * 200
+        return 300_000 if number % 211 == 0 else 20_000 if number % 29 == 0 else number % 7 * 50
 
     def _flush(self) -> None:
         self._writer.writelines(self._protocol.data_to_send())
@@ -115,13 +115,13 @@ class ProducerWorker(Worker):
             if self._channel < CHANNEL_MAX and self.random.random() < 0.05:
                 self._open()
             elif len(self._unanswered) < UNCONFIRMED_MAX:
-                numbers = [self.journal.next_number(self.name) for _ in range(self.random.randint(1, 20))]
+                numbers = [self.journal.next_number(self.name) for _ in range(self.random.randint(1, 10))]
                 for number in numbers:
                     self._unanswered[number] = None
                     self.journal.add(Invoked(self.name, number, (QUEUE,)))
                 self._send(numbers)
             self._flush()
-            await self.pause(0.01)
+            await self.pause(0.02)
 
     def _send(self, numbers: list[int]) -> None:
         """In batches of neighbours that are not too large."""
