@@ -13,7 +13,7 @@ from .codecs import decode_body
 from .done import DONE, Done
 from .errors import AlreadySettled
 from .processing import Processing
-from .settler import Settler
+from .settler import ACK, Settler
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -82,7 +82,7 @@ class IncomingMessage:
         Raises AlreadySettled the second time, DeliveryLost when the connection broke since the message came,
         ChannelClosed, and WrongLoop.
         """
-        return self._settle("acked", FrameType.ACK, False, multiple)
+        return self._settle("acked", ACK, False, multiple)
 
     def nack(self, *, requeue: bool = True, multiple: bool = False) -> Done:
         """Hand it back (`requeue`), or have it dead-lettered or dropped. It counts as no failed delivery.
@@ -130,7 +130,7 @@ class IncomingMessage:
 
     def ack_returned(self) -> None:
         """Ack it for a handler that has returned."""
-        self._settle("acked when its handler returned (see ack_on_return)", FrameType.ACK, False, False)
+        self._settle("acked when its handler returned (see ack_on_return)", ACK, False, False)
 
     def give_back(self) -> None:
         """Requeue it if that can and must be done: nobody has looked at it, or its handler is cancelled."""
@@ -141,12 +141,9 @@ class IncomingMessage:
         settler = self._settler
         if self._settled is not None or self.delivery_tag <= settler.settled_through:
             raise self._settled_before(how)
-        is_here = settler.admit(self)
+        settle = settler.settle if settler.admit(self) else settler.hand_over
         self._settled = how
-        if is_here:
-            settler.settle(type_, self.delivery_tag, requeue, multiple)
-        else:
-            settler.hand_over(type_, self.delivery_tag, requeue, multiple)
+        settle(type_, self.delivery_tag, requeue, multiple)
         return DONE
 
     def _settled_before(self, how: str) -> AlreadySettled:

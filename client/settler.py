@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ACK = FrameType.ACK  # looking into an enumeration costs more than the rest of an ack
 NO_REPLY = 0  # the request id of settlements: they are answered only when they fail
 ACKS_AT_ONCE = 64  # acks that do not wait for the turn's end: the broker must not run out of credit to give
 
@@ -70,27 +71,33 @@ class Settler:
 
     def hand_over(self, type_: FrameType, delivery_tag: int, requeue: bool, multiple: bool) -> None:
         """`settle`, from a thread that has no event loop, such as one that runs a `def` handler."""
-        self._loop.call_soon_threadsafe(self.settle, type_, delivery_tag, requeue, multiple)
+        self._loop.call_soon_threadsafe(self._take_over, type_, delivery_tag, requeue, multiple)
+
+    def _take_over(self, type_: FrameType, delivery_tag: int, requeue: bool, multiple: bool) -> None:
+        if self.error is not None:
+            log.info("message %d was settled too late: %s", delivery_tag, self.error)
+        else:
+            self.settle(type_, delivery_tag, requeue, multiple)
 
     # In the loop
 
     def ack(self, delivery_tag: int) -> None:
         """Ack at the end of this turn."""
-        self._acks.append(delivery_tag)
-        self._transport.request_flush(self.channel)
-        if len(self._acks) >= ACKS_AT_ONCE:
+        acks = self._acks
+        acks.append(delivery_tag)
+        if len(acks) == 1:
+            self._transport.request_flush(self.channel)
+        elif len(acks) >= ACKS_AT_ONCE:
             self._transport.flush()
 
     def settle(self, type_: FrameType, delivery_tag: int, requeue: bool, multiple: bool) -> None:
         """Ack, nack or reject at the end of this turn; `multiple`: all deliveries up to this one."""
-        if self.error is not None:
-            log.info("message %d was settled too late: %s", delivery_tag, self.error)
-        elif multiple:
+        if multiple:
             self.channel.write_batches()  # what was settled one by one is no part of it
             self.settled_through = max(self.settled_through, delivery_tag)
             self._through = (type_, delivery_tag, requeue)
             self._transport.request_flush(self.channel)
-        elif type_ is FrameType.ACK:
+        elif type_ is ACK:
             self.ack(delivery_tag)
         else:
             self._others.setdefault((type_, requeue), []).append(delivery_tag)
@@ -115,12 +122,12 @@ class Settler:
             type_, delivery_tag, requeue = through
             self._write(type_, [[0, delivery_tag]], requeue)
         if acks:
-            self._write(FrameType.ACK, pack_tags(acks), False)
+            self._write(ACK, pack_tags(acks), False)
         for (type_, requeue), tags in others.items():
             self._write(type_, pack_tags(tags), requeue)
         return True
 
     def _write(self, type_: FrameType, tags: list[TagElement], requeue: bool) -> None:
-        fields = () if type_ is FrameType.ACK else (requeue,)
+        fields = () if type_ is ACK else (requeue,)
         for start in range(0, len(tags), ENTRIES_MAX):
             self._protocol.send(type_, NO_REPLY, self._number, tags[start : start + ENTRIES_MAX], *fields)

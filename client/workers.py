@@ -9,11 +9,10 @@ import asyncio
 import contextvars
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from .errors import DeliveryLost, LeveretError
+from .errors import LeveretError
 from .incoming import IncomingMessage
 
 if TYPE_CHECKING:
@@ -34,7 +33,9 @@ class Workers:
         self._handler = handler
         self._running: set[IncomingMessage] = set()
         self._threads: ThreadPoolExecutor | None = None
-        self._call = self._call_async if _is_async(handler.callback) else self._call_in_thread
+        self._call = cast("AsyncCallback", handler.callback)
+        if not _is_async(handler.callback):
+            self._call = self._call_in_thread
         self._loop = asyncio.get_running_loop()
         self._tasks = {self._loop.create_task(self._work()) for _ in range(handler.concurrency)}
         self._extending: asyncio.Task[None] | None = None
@@ -44,9 +45,11 @@ class Workers:
             task.add_done_callback(self._task_done)
 
     async def finish(self, timeout_s: float | None) -> None:
-        """Wait for what runs, then cancel what still does. A handler that calls this is not waited for."""
+        """Wait for what runs, then cancel what still does. A handler that calls this is not waited for, and
+        waits for others only with a timeout: two that do it would wait for each other.
+        """
         others = self._tasks - {_worker.get()}
-        if not others:
+        if not others or (len(others) < len(self._tasks) and timeout_s is None):
             return
         unfinished: set[asyncio.Task[None]] = others
         if timeout_s != 0:
@@ -69,38 +72,20 @@ class Workers:
 
     async def _work(self) -> None:
         _worker.set(asyncio.current_task())
+        call, running, ack_on_return = self._call, self._running, self._handler.ack_on_return
         try:
             async for message in self._consumer:
-                self._running.add(message)
+                running.add(message)
                 try:
-                    await self._handle(message)
-                except asyncio.CancelledError:
-                    message.give_back()
-                    raise
+                    await call(message)
+                    if ack_on_return and not message.is_settled:
+                        message.ack_returned()
+                except BaseException as error:
+                    await self._failed(message, error)
                 finally:
-                    self._running.discard(message)
+                    running.discard(message)
         except LeveretError:
-            pass  # the consumer ended, which it has logged
-
-    async def _handle(self, message: IncomingMessage) -> None:
-        try:
-            await self._call(message)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Not this task was cancelled, but something that the handler waited for.
-            await self._failed(message, LeveretError("what the handler waited for was cancelled"))
-        except DeliveryLost as lost:
-            self._comes_again(message, lost)
-        except Exception as error:
-            await self._failed(message, error)
-        else:
-            if self._handler.ack_on_return and not message.is_settled:
-                self._settle(message, message.ack_returned)
-
-    async def _call_async(self, message: IncomingMessage) -> None:
-        await cast("AsyncCallback", self._handler.callback)(message)
+            pass  # the consumer ended: it tells whoever waits for that
 
     async def _call_in_thread(self, message: IncomingMessage) -> None:
         if self._threads is None:
@@ -121,31 +106,42 @@ class Workers:
 
     # When it fails
 
-    async def _failed(self, message: IncomingMessage, error: Exception) -> None:
-        """Do what `on_error` says, and never raise."""
-        policy = self._handler.on_error
-        if callable(policy):
-            try:
-                result = policy(message, error)
-                if isinstance(result, Awaitable):
-                    await result
-            except Exception:
-                log.exception("on_error of %r failed for message %d", self._consumer, message.delivery_tag)
-            policy = "reject"
-        else:
-            log.error("a handler of %r failed (%s)", self._consumer, policy, exc_info=error)
-        if not message.is_settled:
-            requeue = policy == "requeue" or (policy == "requeue_once" and not message.redelivered)
-            self._settle(message, lambda: message.reject(requeue=requeue))
-
-    def _settle(self, message: IncomingMessage, how: Callable[[], Any]) -> None:
+    async def _failed(self, message: IncomingMessage, error: BaseException) -> None:
+        """Do what `on_error` says. Raises only what ends the worker: that it is cancelled, for one."""
+        if isinstance(error, asyncio.CancelledError) and not _is_being_cancelled():
+            error = LeveretError("what the handler waited for was cancelled")
+        if not isinstance(error, Exception):
+            message.give_back()
+            raise error
+        if message.is_lost and not message.is_settled:
+            if not isinstance(error, LeveretError):
+                log.error("a handler of %r failed", self._consumer, exc_info=error)
+            log.warning("message %d of %r comes again: %s", message.delivery_tag, self._consumer, error)
+            return
         try:
-            how()
+            requeue = await self._decide(message, error)
+            if not message.is_settled:
+                message.reject(requeue=requeue)
+        except asyncio.CancelledError:
+            message.give_back()
+            raise
         except LeveretError as lost:
-            self._comes_again(message, lost)
+            log.warning("message %d of %r comes again: %s", message.delivery_tag, self._consumer, lost)
 
-    def _comes_again(self, message: IncomingMessage, lost: LeveretError) -> None:
-        log.warning("message %d of %r comes again: %s", message.delivery_tag, self._consumer, lost)
+    async def _decide(self, message: IncomingMessage, error: Exception) -> bool:
+        """Whether a message whose handler failed is requeued."""
+        policy = self._handler.on_error
+        if not callable(policy):
+            outcome = "its message was settled before" if message.is_settled else policy
+            log.error("a handler of %r failed (%s)", self._consumer, outcome, exc_info=error)
+            return policy == "requeue" or (policy == "requeue_once" and not message.redelivered)
+        try:
+            result = policy(message, error)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:
+            log.exception("on_error of %r failed for message %d", self._consumer, message.delivery_tag)
+        return False
 
     # Lease extension
 
@@ -163,6 +159,11 @@ class Workers:
                     await self._consumer.channel.settler.extend(message.delivery_tag for message in messages)
                 except LeveretError as error:
                     log.warning("messages of %r could not be extended: %s", self._consumer, error)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _is_async(callback: "Callback") -> bool:

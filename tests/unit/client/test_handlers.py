@@ -431,6 +431,22 @@ class TestStop:
         assert waiting(server) == [b"1", b"2"]
         assert ["ACK", [1]] in settlements(server)
 
+    async def test_handlers_that_stop_their_consumer_do_not_wait_for_each_other(
+        self, server: FakeNativeServer, channel: Channel
+    ) -> None:
+        queue = await filled(channel, 3)
+        together = asyncio.Barrier(2)
+
+        async def work(message: IncomingMessage) -> None:
+            await together.wait()
+            await consumer.stop()
+
+        consumer = await queue.consume(work, concurrency=2)
+        async with asyncio.timeout(10):
+            await consumer.wait()
+        await until(lambda: not server.unacked)
+        assert waiting(server) == [b"2"]
+
     async def test_a_loop_over_a_stopped_consumer_ends(
         self, server: FakeNativeServer, channel: Channel
     ) -> None:
