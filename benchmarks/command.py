@@ -12,7 +12,7 @@ from .contestant import OnWire
 from .disk import Disk, disks
 from .load.link import Address
 from .load.wires import AMQP, NATIVE, WIRES
-from .options import taken, with_options
+from .options import Options, taken, with_options
 from .pictures import pictures_of
 from .report import conclude, details, table
 from .runs import Run
@@ -38,7 +38,7 @@ def bench(
     a run in which one is lost or doubled fails, and the exit code is 1. On a broker given by --url, queues
     named bench-* are deleted.
     """
-    options = taken(rest)
+    options = taken(Options, rest)
     if is_list:
         click.echo(table([(one.name, one.about) for one in SCENARIOS.values()], left=2))
         return 0
@@ -50,7 +50,7 @@ def bench(
         found = Series(matches, options.runs, options.timing).run(disk)
         click.echo(f"{options.title(disk)}\n{details(found)}\n")
         runs += found
-    return conclude(runs, options, lambda: pictures_of(runs))
+    return conclude(runs, options.json, options.plot, pictures_of(runs))
 
 
 def _own(wires: Sequence[str], disk: Disk) -> list[OnWire]:

@@ -62,7 +62,7 @@ def compare(revisions: tuple[str, ...], only: tuple[str, ...], strict: bool, **r
     One REVISION is compared with this source tree; of two, the first one is the measure. Without RabbitMQ the
     exit code is 2.
     """
-    options = taken(rest)
+    options = taken(Options, rest)
     if len(revisions) > 2:
         raise click.UsageError("two revisions at most")
     targets = [target for target in TARGETS if not only or target.scenario in only]
@@ -82,7 +82,7 @@ def compare(revisions: tuple[str, ...], only: tuple[str, ...], strict: bool, **r
         charts.append(outcome_chart(outcomes, f"{ours.heading} to {theirs.heading}. {title}", not revisions))
         verdicts |= {outcome.verdict for outcome in outcomes}
         runs += found
-    code = conclude(runs, options, lambda: charts)
+    code = conclude(runs, options.json, options.plot, charts)
     if not theirs.contestants:
         click.echo("NOT COMPARED: RabbitMQ is not installed (apt-get install rabbitmq-server)", err=True)
         return EXIT_NOT_COMPARED

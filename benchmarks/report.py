@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import click
 
 from leveret.version import __version__
 
-from .options import Options
 from .plot.svg import Chart, page
 from .runs import Median, Run
 
@@ -57,12 +56,12 @@ def details(runs: Iterable[Run]) -> str:
     return table([HEADINGS, *(_details_row(*names, some) for names, some in groups.items())], left=2)
 
 
-def conclude(runs: Sequence[Run], options: Options, charts: Callable[[], list[Chart]]) -> int:
+def conclude(runs: Sequence[Run], json_file: Path | None, plot: Path | None, charts: Sequence[Chart]) -> int:
     """Write the files that were asked for, say which runs failed, and return the exit code."""
-    if options.json:
-        write_json(options.json, runs)
-    if options.plot:
-        options.plot.write_text(page(charts()))
+    if json_file:
+        write_json(json_file, runs)
+    if plot:
+        plot.write_text(page(charts))
     failed = [run for run in runs if run.problem]
     for run in failed:
         click.echo(f"FAILED: {run.scenario} on {run.contestant}: {run.problem}", err=True)

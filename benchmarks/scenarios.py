@@ -1,14 +1,8 @@
 """What is measured: one row per load. Every row can be put on AMQP 0-9-1 and on the native framing."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-MIB = 1 << 20
-
-
-def option(default: Any, about: str) -> Any:
-    """A field that the command line can change."""
-    return field(default=default, metadata={"about": about})
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -17,7 +11,7 @@ class Scenario:
 
     name: str
     about: str
-    size: int = option(1024, "bytes of a body, 16 at least")
+    size: int = KIB  # bytes of a body, 16 at least
 
 
 @dataclass(frozen=True)

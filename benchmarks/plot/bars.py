@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .svg import MARGIN, RED, TITLE_HEIGHT, WIDTH, Chart, box, colour, line, short, text, title
 
-LEFT = 400
+LEFT = 440
 RIGHT = 110
 ROW = 24
 GAP = 4

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .svg import GREY, TITLE_HEIGHT, WIDTH, Chart, colour, dot, line, short, text, title
 
-LEFT, RIGHT = 80, 200
+LEFT, RIGHT = 80, 250
 TOP, BOTTOM = TITLE_HEIGHT + 10, 330
 HEIGHT = 380
 TICKS = 5

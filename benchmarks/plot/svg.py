@@ -24,18 +24,18 @@ def page(charts: Sequence[Chart]) -> str:
     height = sum(chart.height for chart in charts) + MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}">',
-        "<style>text { font: 12px sans-serif } .title { font: bold 15px sans-serif }</style>",
+        '<g font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{height:g}" fill="white"/>',
     ]
     top = 0.0
     for chart in charts:
         parts += [f'<g transform="translate(0 {top:g})">', *chart.parts, "</g>"]
         top += chart.height
-    return "\n".join([*parts, "</svg>", ""])
+    return "\n".join([*parts, "</g></svg>", ""])
 
 
 def title(words: str) -> str:
-    return f'<text x="{MARGIN}" y="28" class="title">{escape(words)}</text>'
+    return f'<text x="{MARGIN}" y="28" font-size="15" font-weight="bold">{escape(words)}</text>'
 
 
 def text(x: float, y: float, words: str, anchor: str = "start") -> str:
