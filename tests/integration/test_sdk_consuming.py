@@ -298,6 +298,59 @@ class TestEnds:
             await queue.get()
 
 
+class TestReconnect:
+    """The broker is killed and started again while handlers run; what they hold comes again."""
+
+    async def test_handlers_go_on_and_their_messages_come_again(
+        self, daemon: Daemon, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        began, release = asyncio.Event(), asyncio.Event()
+        done: list[tuple[int, bool]] = []
+
+        async def work(message: IncomingMessage) -> None:
+            began.set()
+            await release.wait()
+            done.append((int(message.body), message.redelivered))
+
+        async with leveret.connect(daemon.leveret_url) as connection:
+            channel = await connection.channel()
+            queue = await channel.declare_queue("jobs", durable=True)
+            consumer = await queue.consume(work, concurrency=2, extend_every_s=0.01)
+            await publish(queue, 5)
+            await began.wait()
+            daemon.kill()
+            await until(lambda: not connection.is_connected)
+            daemon.start()
+            release.set()
+            await until(lambda: len(done) >= 7)
+            await consumer.stop()
+            assert sorted(number for number, _ in done) == [0, 0, 1, 1, 2, 3, 4]
+            assert [number for number, again in done if not again] == [0, 1]
+            assert "comes again" in caplog.text
+            assert await left(queue) == []
+
+    async def test_a_consumer_can_be_stopped_while_the_broker_is_away(self, daemon: Daemon) -> None:
+        began = asyncio.Event()
+
+        async def work(message: IncomingMessage) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        async with leveret.connect(daemon.leveret_url) as connection:
+            channel = await connection.channel()
+            queue = await channel.declare_queue("jobs", durable=True)
+            consumer = await queue.consume(work)
+            await publish(queue, 3)
+            await began.wait()
+            daemon.kill()
+            await until(lambda: not connection.is_connected)
+            async with asyncio.timeout(PATIENCE_S):
+                await consumer.stop(timeout_s=0.01)
+                await consumer.wait()
+            daemon.start()
+            assert await left(queue) == [0, 1, 2]
+
+
 class TestLeases:
     TIMEOUT_S = 1.0
 
