@@ -144,12 +144,12 @@ class Channel:
         """
         self._link = link
         self.settler = Settler(self, link.transport, self.number)
-        self.was_opened = True
         self._publisher.attach(link.transport)
         link.channels[self.number] = self
         values = await link.request(
             FrameType.CHANNEL_OPEN, self.number, self.publisher_confirms, self._publisher.producer
         )
+        self.was_opened = True
         if self._global_prefetch_count is not None:
             await link.request(FrameType.QOS, self.number, self._global_prefetch_count, True)
         return int(values[0]) if values else 0

@@ -7,7 +7,7 @@ attributes below, and reads what was received in `frames`.
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -74,6 +74,7 @@ class FakeNativeServer:
     """See the module's docstring."""
 
     password: str = "guest"
+    heartbeat_s: int = 60
     hold_confirms: bool = False
     """Keep publishes unconfirmed until `confirm_all`."""
     silent: set[FrameType] = field(default_factory=set)
@@ -84,7 +85,7 @@ class FakeNativeServer:
     """Requests that are answered with this error."""
 
     def __post_init__(self) -> None:
-        self.protocol = ServerConnection(heartbeat_s=60)
+        self.protocol = ServerConnection(heartbeat_s=self.heartbeat_s)
         self.frames: list[Frame] = []
         self.queues: dict[str, deque[tuple[str, str, bytes, bytes]]] = defaultdict(deque)
         self.consumers: dict[tuple[int, int], FakeConsumer] = {}
@@ -128,7 +129,9 @@ class FakeNativeServer:
             lost.clear()
         self.lives += 1
         self.protocol = ServerConnection(
-            heartbeat_s=60, message_max=self.protocol.message_max, channel_max=self.protocol.channel_max
+            heartbeat_s=self.heartbeat_s,
+            message_max=self.protocol.message_max,
+            channel_max=self.protocol.channel_max,
         )
 
     def lose(self) -> None:
@@ -290,7 +293,7 @@ class FakeNativeServer:
         settled = []
         for element in tags:
             first, last = (element, element) if isinstance(element, int) else element
-            tags_of_range = range(first, last + 1)
+            tags_of_range: Iterable[int] = range(first, last + 1)
             if first == 0:
                 tags_of_range = [tag for number, tag in self.unacked if number == channel and tag <= last]
             for tag in tags_of_range:
