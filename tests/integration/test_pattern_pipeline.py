@@ -10,9 +10,11 @@ from random import Random
 import pytest
 from daemon import TIMEOUT_FACTOR, Daemon
 from pattern_worker import Workers
+from proxy import READ_BYTES, Proxy
 
 import leveret
-from leveret import Channel, IncomingMessage, Message, NotFound, Queue, Unroutable
+from leveret import Channel, IncomingMessage, Message, NotFound, Queue, Reconnect, Unroutable
+from leveret.patterns import pipeline as pipeline_module
 from leveret.patterns.pipeline import Output, Pipeline
 
 PATIENCE_S = 30 * TIMEOUT_FACTOR
@@ -51,7 +53,7 @@ async def publish(channel: Channel, queue: str, bodies: list[str]) -> None:
 async def take_all(channel: Channel, queue: str) -> list[str]:
     bodies = []
     while (message := await channel.get(queue, no_ack=True)) is not None:
-        bodies.append(message.body.decode())
+        bodies.append(message.body.decode().rstrip())
     return bodies
 
 
@@ -167,6 +169,62 @@ class TestPipeline:
     async def test_a_batch_size_below_one(self, connection: leveret.Connection) -> None:
         with pytest.raises(ValueError, match="batch_size must be at least 1"):
             Pipeline(connection, "q", pytest.fail, batch_size=0)
+
+
+class CuttingProxy(Proxy):
+    """Each connection is cut after so many bytes to the broker, a number left to chance."""
+
+    def __init__(self, target_port: int, random: Random, bytes_max: int) -> None:
+        super().__init__(target_port)
+        self._random = random
+        self._bytes_max = bytes_max
+        self.cuts = 0
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if writer.get_extra_info("peername")[1] != self.target_port:
+            await super()._pass(reader, writer)
+            return
+        left = self._random.randrange(self._bytes_max)
+        while data := await reader.read(READ_BYTES):
+            writer.write(data[:left])
+            if len(data) > left:
+                self.cuts += 1
+                break
+            left -= len(data)
+            await writer.drain()
+        writer.close()  # what was written still arrives
+
+
+@pytest.mark.crash
+async def test_connections_cut_anywhere(
+    shared_daemon: Daemon,
+    channel: Channel,
+    queues: tuple[Queue, Queue, Queue],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between any two bytes, so also between an output and the next, and between the outputs and the acks."""
+    source, target, _ = queues
+
+    async def handle(message: IncomingMessage) -> list[Output]:
+        # So large that the outputs of a batch take many frames.
+        return [Output(Message(message.body.ljust(20_000)), target.name) for _ in range(2)]
+
+    inputs = [f"{number}" for number in range(300)]
+    await publish(channel, source.name, inputs)
+    monkeypatch.setattr(pipeline_module, "RETRY_S", 0.001)
+    reconnect = Reconnect(first_delay_s=0.001, max_delay_s=0.01, from_start=True)
+    async with (
+        CuttingProxy(shared_daemon.port, Random(3), bytes_max=600_000) as proxy,
+        leveret.connect(proxy.url, reconnect=reconnect) as connection,
+    ):
+        pipeline = Pipeline(connection, source.name, handle, batch_size=10)
+        running = asyncio.create_task(pipeline.run())
+        await ready(channel, target.name, 2 * len(inputs))
+        await pipeline.stop()
+        await running
+    assert proxy.cuts > 10
+    assert Counter(await take_all(channel, target.name)) == Counter(2 * inputs)
+    assert await take_all(channel, source.name) == []
 
 
 @pytest.mark.crash

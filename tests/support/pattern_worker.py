@@ -22,6 +22,7 @@ from leveret.patterns.inbox import Inbox
 from leveret.patterns.inbox_sqlite import SqliteInboxStore
 from leveret.patterns.pipeline import Output, Pipeline
 
+OUTPUT_BYTES = 20_000  # so that the outputs of a batch take many packets, and a crash can come in between
 LEASE_S = 0.4  # of whoever is killed; the others wait for that long
 
 
@@ -76,7 +77,7 @@ async def pipeline(connection: leveret.Connection, queue: str, batch_size: str, 
 
     async def handle(message: leveret.IncomingMessage) -> list[Output]:
         await asyncio.sleep(random.uniform(0, 0.002))
-        return [Output(leveret.Message(message.body), target) for target in targets]
+        return [Output(leveret.Message(message.body.ljust(OUTPUT_BYTES)), target) for target in targets]
 
     await Pipeline(connection, queue, handle, batch_size=int(batch_size)).run()
 
