@@ -230,8 +230,8 @@ async def test_connections_cut_anywhere(
 @pytest.mark.crash
 class TestKill9:
     SEED = 5
-    KILLS = 9  # of workers, and of brokers every third time
-    INPUTS = 800
+    KILLS = 6  # of workers, and of brokers every third time
+    INPUTS = 500
 
     async def test_each_input_has_its_outputs_once(self, daemon: Daemon) -> None:
         random = Random(self.SEED)
