@@ -119,14 +119,13 @@ class Blocked(PublishTimeout):
         self.reason = reason
 
 
-class PublishFailed(LeveretError, ExceptionGroup[LeveretError]):
+class PublishFailed(ExceptionGroup[LeveretError], LeveretError):  # type: ignore[misc]  # see `message`
     """Some messages of `publish_many` failed; all the others are confirmed.
 
     `exceptions` has an error for each that failed, and each error has its `message`; `messages` has those
-    alone. As with any ExceptionGroup, `except* Unroutable` picks the errors of one kind.
+    alone. As with any ExceptionGroup, `except* Unroutable` picks the errors of one kind, and its own
+    `message` is its text.
     """
-
-    message = None  # type: ignore[assignment]  # an ExceptionGroup's is its text, an error's what was sent
 
     def __new__(cls, text: str, errors: Sequence[LeveretError]) -> Self:
         return super().__new__(cls, text, errors)

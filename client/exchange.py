@@ -1,6 +1,6 @@
 """An exchange as the SDK hands it out: a name on a channel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,19 @@ class Exchange:
         """See `Channel.publish`."""
         await self.channel.publish(
             message, routing_key, exchange=self.name, mandatory=mandatory, timeout_s=timeout_s
+        )
+
+    async def publish_many(
+        self,
+        messages: Iterable[Message],
+        routing_key: str,
+        *,
+        mandatory: bool = True,
+        timeout_s: float | None = None,
+    ) -> None:
+        """See `Channel.publish_many`."""
+        await self.channel.publish_many(
+            messages, routing_key, exchange=self.name, mandatory=mandatory, timeout_s=timeout_s
         )
 
     async def bind(
