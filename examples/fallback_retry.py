@@ -110,7 +110,7 @@ async def work(queue: leveret.Queue, service_url: str) -> None:
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", default="leveret://guest:guest@127.0.0.1:5672/")
     parser.add_argument("--jobs", type=int, default=50)
     parser.add_argument("--down-s", type=float, default=2.0, help="how long the service is down at first")

@@ -71,7 +71,7 @@ def grep(pattern: str, file: Path) -> int:
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path, help="a log such as /var/log/dpkg.log")
     parser.add_argument("--url", default="leveret://guest:guest@127.0.0.1:5672/")
     options = parser.parse_args()
@@ -81,7 +81,7 @@ async def main() -> int:
     async with leveret.connect(options.url) as connection:
         channel = await connection.channel()
         exchange = await channel.declare_exchange(EXCHANGE, leveret.ExchangeType.TOPIC, durable=True)
-        queues = {}
+        queues: dict[str, leveret.Queue] = {}
         for name, (binding_key, _) in QUEUES.items():
             queue = await channel.declare_queue(f"{EXCHANGE}.{name}", durable=True)
             await queue.purge()

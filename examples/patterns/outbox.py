@@ -46,7 +46,7 @@ def order(session: Session, what: str) -> None:
 
 
 async def take(queue: leveret.Queue, count: int) -> list[str]:
-    bodies = []
+    bodies: list[str] = []
     async with queue.iterator(no_ack=True) as messages:
         async for message in messages:
             print(f"told of {message.body.decode()}, message {message.message_id}")

@@ -47,15 +47,14 @@ async def main() -> int:
         for order in ("tea", "cake", "tea for nobody", "coffee"):
             await channel.publish(leveret.Message(order.encode()), retry.queue)
 
-        given_up = {}
+        given_up: dict[str, object] = {}
         dead = await channel.get_queue(retry.dead_queue)
         async with dead.iterator(no_ack=True) as letters:
             async for letter in letters:
                 given_up[letter.body.decode()] = letter.headers[ATTEMPTS]
-                print(
-                    f"{letter.body.decode()} is given up: {letter.headers[REASON]}, after "
-                    f"{letter.headers[ATTEMPTS]} attempts, the last: {letter.headers[ERROR_TEXT]}"
-                )
+                reason, tries, error = (letter.headers[name] for name in (REASON, ATTEMPTS, ERROR_TEXT))
+                order = letter.body.decode()
+                print(f"{order} is given up: {reason!s}, after {tries!s} attempts, the last: {error!s}")
                 if len(given_up) == 2:
                     break
         worker.stop()
