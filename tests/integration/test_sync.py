@@ -399,6 +399,14 @@ class TestEnds:
             time.sleep(0.001)
         assert threads() == before
 
+    def test_a_loop_that_cannot_be_made(self, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail() -> asyncio.AbstractEventLoop:
+            raise OSError("too many open files")
+
+        monkeypatch.setattr("leveret.sync.loop_thread.new_event_loop", fail)
+        with pytest.raises(OSError, match="too many open files"):
+            leveret.sync.connect(broker.url)
+
     def test_nobody_there(self) -> None:
         before = threads()
         with pytest.raises(ConnectionLost, match=r"127\.0\.0\.1:1"):

@@ -124,6 +124,10 @@ class LoopThread:
         try:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(self._until_stopped())
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)  # out of file descriptors, say
         finally:
             with self._lock:
                 self._has_ended = True
