@@ -570,6 +570,8 @@ class Channel:
         except BaseException:
             self._consumers.pop(consumer.number, None)
             raise
+        if consumer.number not in self._consumers:  # it was ended before this task could go on
+            self._connection.topology.consumer_gone(self, consumer.number)
         return consumer
 
     def _withdraw(self, consumer: Consumer) -> None:

@@ -32,6 +32,7 @@ DEFAULT_URL = "leveret://guest:guest@127.0.0.1:5672/"
 URL_VARIABLE = "LEVERET_URL"  # of the environment
 DEFAULT_HEARTBEAT_S = 60
 DEFAULT_TIMEOUT_S = 15.0  # for TCP, TLS and login together
+SHORT_LIFE_S = 5.0  # a link that breaks sooner may do so again: the delays go on growing
 LOCKS_WITHOUT_HEARTBEAT_S = 60.0  # how long a broken connection may hold locks that no heartbeat frees
 
 
@@ -78,7 +79,9 @@ class Connection:
         self._end: LeveretError | None = None  # why the connection is closed
         self._changed = asyncio.Event()  # set while connected, and when closed
         self._reconnecting: asyncio.Task[None] | None = None
+        self._connected_at_s = 0.0
         self._lost_at_s = 0.0
+        self._short_lives = 0  # of links, in a row
         self._lost_callbacks: list[Callable[[LeveretError], object]] = []
         self._restored_callbacks: list[Callable[[], object]] = []
 
@@ -191,6 +194,7 @@ class Connection:
             link.transport.abort()
             raise
         self._enter(Phase.CONNECTED)
+        self._connected_at_s = self._loop.time()
 
     async def _reach(self) -> Link:
         """A new link to the first host that takes us."""
@@ -267,6 +271,8 @@ class Connection:
             log.warning("the connection to %s is lost: %s; reconnecting", link.address, reason)
             self._enter(Phase.RECONNECTING)
             self._lost_at_s = self._loop.time()
+            is_short = self._lost_at_s - self._connected_at_s < SHORT_LIFE_S
+            self._short_lives = self._short_lives + 1 if is_short else 0
             self._reconnecting = self._loop.create_task(self._reconnect(policy, reason))
         self._call_back(self._lost_callbacks, error)
 
@@ -278,7 +284,7 @@ class Connection:
 
     async def _reconnect(self, policy: Reconnect, reason: str) -> None:
         try:
-            await keep_trying(self._connect, policy, reason)
+            await keep_trying(self._connect, policy, reason, max(0, self._short_lives - 1))
         except AuthenticationFailed as error:
             lost = ConnectionLost(f"the broker does not accept the login any more: {error}")
             lost.__cause__ = error

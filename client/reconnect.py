@@ -48,22 +48,30 @@ class Reconnect:
         if self.attempts is not None and self.attempts < 1:
             raise ValueError(f"attempts must be at least 1, not {self.attempts}; reconnect=False is for none")
 
-    def delays(self) -> Iterator[float]:
-        """How long to wait before each attempt, in seconds."""
+    def delays(self, short_lives: int = 0) -> Iterator[float]:
+        """How long to wait before each attempt, in seconds; longer from the start when so many connections in
+        a row soon broke again.
+        """
         delay_s = self.first_delay_s
+        for _ in range(short_lives):
+            if delay_s >= self.max_delay_s:
+                break
+            delay_s = min(delay_s * self.factor, self.max_delay_s)
         for _ in count() if self.attempts is None else range(self.attempts):
             yield delay_s * (1 - self.jitter * self.chance())
             delay_s = min(delay_s * self.factor, self.max_delay_s)
 
 
-async def keep_trying(attempt: Callable[[], Awaitable[None]], policy: Reconnect, reason: str) -> None:
+async def keep_trying(
+    attempt: Callable[[], Awaitable[None]], policy: Reconnect, reason: str, short_lives: int = 0
+) -> None:
     """Call `attempt` until it succeeds; `reason` is why the connection ended.
 
     Raises ConnectionLost when all attempts have failed, and AuthenticationFailed at once: the broker would
     answer the same for ever, and count it as an attack.
     """
     number = 0
-    for number, delay_s in enumerate(policy.delays(), 1):
+    for number, delay_s in enumerate(policy.delays(short_lives), 1):
         await policy.sleep(delay_s)
         try:
             await attempt()

@@ -49,6 +49,7 @@ class Transport(asyncio.Protocol):
         self._blocked = asyncio.Event()
         self.is_writable = True  # False while the buffer is full or publishers are blocked, or after the end
         self._timer: asyncio.TimerHandle | None = None  # of the heartbeats
+        self._tick_due_s = 0.0
         self._linger: asyncio.TimerHandle | None = None  # until an abandoned socket is aborted
         self.reason: str | None = None  # why the connection ends, once it is known
 
@@ -169,10 +170,13 @@ class Transport(asyncio.Protocol):
 
     def start_heartbeats(self) -> None:
         """The handshake is over."""
+        self._tick_due_s = self._loop.time()
         self._tick()
 
     def _tick(self) -> None:
         now_s = self._loop.time()
+        if now_s - self._tick_due_s > self.protocol.heartbeat_s / 2:
+            self.protocol.excuse_silence()  # we were held up, and have not read what has come meanwhile
         if not self.protocol.tick(now_s):
             self.reason = f"nothing was heard from the broker for {self.protocol.heartbeat_s} s"
             self.abort()
@@ -180,6 +184,7 @@ class Transport(asyncio.Protocol):
         self.flush()
         deadline_s = self.protocol.next_deadline(now_s)
         if deadline_s is not None:
+            self._tick_due_s = deadline_s
             self._timer = self._loop.call_at(deadline_s, self._tick)
 
     def close(self) -> None:

@@ -275,3 +275,25 @@ class TestHeartbeats:
             await asyncio.sleep(0)
         with pytest.raises(ConnectionLost, match="nothing was heard from the broker for 4 s"):
             await connection.channel()
+
+    async def test_a_program_that_was_held_up_itself_reads_first_what_has_come_meanwhile(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = FakeNativeServer(heartbeat_s=10)
+        async with server.connect(heartbeat_s=10) as connection:
+            transport, loop = connection.link.transport, asyncio.get_running_loop()
+            began_s = loop.time()
+
+            def tick_at(seconds: float) -> None:
+                with monkeypatch.context() as patch:
+                    patch.setattr(loop, "time", lambda: began_s + seconds)
+                    transport._tick()
+
+            tick_at(2.5)
+            tick_at(100)  # some handler blocked the loop for so long
+            assert connection.is_connected
+            for late in (102.5, 105, 107.5):
+                tick_at(late)
+                assert connection.is_connected
+            tick_at(110)  # and now nothing has come for 10 s in which we looked
+            assert not connection.is_connected

