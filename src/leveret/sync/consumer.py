@@ -56,8 +56,9 @@ class Consumer(Face[aio.Consumer]):
         handler cannot be cancelled: its thread goes on, but what it returns does not count.) Without a
         timeout it waits for them as long as it takes; `cancel`, called meanwhile, ends that.
 
-        A loop over the consumer ends when it asks for the next message; a handler that stops its own consumer
-        is not waited for. May be called any number of times.
+        A loop over the consumer ends when it asks for the next message. A handler may stop its own consumer:
+        it is not waited for, and without a timeout does not wait for the others (`wait` does). May be called
+        any number of times.
         """
         self._portal.end(lambda: self._async.stop(timeout_s))
 

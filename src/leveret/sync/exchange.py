@@ -5,7 +5,7 @@ Written by generate.py from leveret.client.exchange: `make sync` writes it anew.
 
 from __future__ import annotations  # these modules import each other
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from leveret.client import exchange as aio
 from leveret.client.message import Message
@@ -34,6 +34,20 @@ class Exchange(Face[aio.Exchange]):
         """See `Channel.publish`."""
         self._portal.run(
             lambda: self._async.publish(message, routing_key, mandatory=mandatory, timeout_s=timeout_s)
+        )
+
+    def publish_many(
+        self,
+        messages: Iterable[Message],
+        routing_key: str,
+        *,
+        mandatory: bool = True,
+        timeout_s: float | None = None,
+    ) -> None:
+        """See `Channel.publish_many`."""
+        messages = list(messages)  # in this thread
+        self._portal.run(
+            lambda: self._async.publish_many(messages, routing_key, mandatory=mandatory, timeout_s=timeout_s)
         )
 
     def bind(
