@@ -12,7 +12,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 # What an installed environment depends on. A stamp that is newer than these is up to date.
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help run test check lint format unit integration crash power-cut interop fuzz differential sync bench soak build upgrade clean
+.PHONY: help run test check lint format unit integration crash power-cut interop fuzz differential sync bench bench-compare bench-curves soak build upgrade clean
 .DEFAULT_GOAL := check
 
 help:  ## This list.
@@ -57,8 +57,14 @@ differential: $(VENV)/dev.stamp  ## 2,000 scripts on RabbitMQ (which must be ins
 soak: $(VENV)/dev.stamp  ## Minutes of mixed load; `make test` leaves these tests out.
 	$(BIN)/pytest -m soak
 
-bench: $(VENV)/dev.stamp  ## The benchmarks; benchmarks/README.md says what they measure.
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/dev.stamp  ## How fast the broker is here, every load once; see benchmarks/README.md.
+	$(BIN)/leveret bench --all --wire amqp --wire native --runs 1
+
+bench-compare: $(VENV)/dev.stamp  ## Beside RabbitMQ (which must be installed), in turn: what is wanted, what is reached.
+	$(BIN)/python -m benchmarks.compare
+
+bench-curves: $(VENV)/dev.stamp  ## How the cost grows with queues, connections, sizes and backlogs: docs/curves.
+	$(BIN)/python -m benchmarks.curves
 
 build: $(VENV)/dev.stamp  ## dist/: the sdist, and the wheel made from it.
 	PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m build

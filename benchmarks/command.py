@@ -27,10 +27,16 @@ SCHEMES = {"amqp": AMQP, "leveret": NATIVE}
 @click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)), metavar="[SCENARIO]...")
 @click.option("--wire", "wires", multiple=True, type=click.Choice(list(WIRES)), help="AMQP 0-9-1 by default.")
 @click.option("--url", help="Load this broker: amqp://... (any that speaks AMQP 0-9-1) or leveret://...")
+@click.option("--all", "is_all", is_flag=True, help="All scenarios.")
 @click.option("--list", "is_list", is_flag=True, help="Say which scenarios there are.")
 @with_options(runs=3)
 def bench(
-    scenarios: tuple[str, ...], wires: tuple[str, ...], url: str | None, is_list: bool, **rest: Any
+    scenarios: tuple[str, ...],
+    wires: tuple[str, ...],
+    url: str | None,
+    is_all: bool,
+    is_list: bool,
+    **rest: Any,
 ) -> int:
     """Measure how fast a broker is: by default a fresh one of this installation, for each run.
 
@@ -43,10 +49,11 @@ def bench(
         click.echo(table([(one.name, one.about) for one in SCENARIOS.values()], left=2))
         return 0
 
+    names = list(SCENARIOS) if is_all else scenarios or (DEFAULT,)
     runs: list[Run] = []
     for disk in disks(options.directory, options.sync_delay_ms):
         contestants = _somebodys(url) if url else _own(wires or (AMQP,), disk)
-        matches = [Match(options.sized(SCENARIOS[name]), contestants) for name in scenarios or (DEFAULT,)]
+        matches = [Match(options.sized(SCENARIOS[name]), contestants) for name in names]
         found = Series(matches, options.runs, options.timing).run(disk)
         click.echo(f"{options.title(disk)}\n{details(found)}\n")
         runs += found

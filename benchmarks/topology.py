@@ -12,6 +12,7 @@ from .scenarios import Flow
 EXCHANGE = "bench"
 FANOUT, TOPIC = "fanout", "topic"
 FILL_WINDOW = 2000
+FAST_WINDOW = 50
 SAMPLE_EVERY = 16
 """Of the flows that are as fast as they can be, one in so many deliveries has its time recorded."""
 
@@ -93,11 +94,16 @@ class Topology:
                 flow.size,
                 ack_every=flow.ack_every,
                 prefetch=flow.prefetch,
-                sample_every=1 if flow.rate else SAMPLE_EVERY,
+                sample_every=SAMPLE_EVERY if self._is_fast else 1,
                 is_early=not flow.waiting,
             )
             for consumer in range(flow.consumers)
         ]
+
+    @property
+    def _is_fast(self) -> bool:
+        """So fast that to record every time would cost too much."""
+        return not self.flow.rate and self.flow.window >= FAST_WINDOW
 
     @property
     def _group(self) -> int:

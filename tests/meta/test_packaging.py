@@ -92,6 +92,11 @@ def test_the_command_says_its_version(installed: Path) -> None:
     assert run(installed / "python", "-m", "leveret", "--version") == f"leveret {__version__}\n"
 
 
+def test_the_benchmark_comes_with_it(installed: Path) -> None:
+    times = ("--runs=1", "--seconds=0.2", "--warm-up=0.1")
+    assert "leveret amqp" in run(installed / "leveret", "bench", "one-by-one", *times)
+
+
 @pytest.fixture
 def installed_daemon(installed: Path, tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path / "data", command=[str(installed / "leveret")]) as running:
