@@ -263,8 +263,8 @@ class TestThreads:
             connection.close()
             closed.set()
 
-        queue.consume(work)
         publish(queue, b"goodbye")
+        queue.consume(work)
         assert closed.wait(PATIENCE_S)
 
     def test_publish_many_takes_its_messages_in_the_calling_thread(
