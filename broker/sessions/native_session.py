@@ -272,7 +272,9 @@ class NativeSession:
         channel = NativeProducerChannel(self, self._protocol, number)
         channel.channel = self._connection.open_producer_channel(number, channel, producer)
         self._channels[number] = channel
-        self._protocol.answer(request, channel.channel.last_tag)
+        # Whoever hears 0 counts from 1: the log must have forgotten, too, what was before.
+        answer = partial(self._protocol.answer, request, channel.channel.last_tag)
+        self._hold(answer, self._journal.when_durable)
 
     def _close_channel(self, request: int, number: int) -> None:
         assert self._connection is not None

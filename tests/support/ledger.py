@@ -109,6 +109,11 @@ class Ledger:
         self._tags[producer] = Tags()
         self._states[-1][producer] = ()
 
+    def forget(self, producer: str) -> None:
+        """The broker does, and whoever has the name from now on is another one."""
+        self._tags[producer] = Tags()
+        self._step()
+
     def accepted(self, producer: str) -> set[int]:
         return self._tags[producer].accepted
 

@@ -69,15 +69,20 @@ class Peer:
         self.protocol.hello("guest", password, vhost, heartbeat_s=60, frame_max=0, properties=properties)
         return self.exchange()
 
-    def open(
-        self, channel: int = 1, *, confirm: bool = True, producer: bytes = b"", last_tag: int = 0
-    ) -> "Peer":
-        """Log in if need be, and open a channel. `last_tag` is what the broker must know of the producer."""
+    def open(self, channel: int = 1, *, confirm: bool = True) -> "Peer":
+        """Log in if need be, and open a channel."""
         if self.protocol.state is State.HELLO:
             self.log_in()
-        values = [last_tag] if producer else []
-        answers = self.request(F.CHANNEL_OPEN, confirm, producer, channel=channel)
-        assert [F.REPLY, self._request, values] in answers
+        assert self.request(F.CHANNEL_OPEN, confirm, channel=channel) == [[F.REPLY, self._request, []]]
+        return self
+
+    async def produce(self, producer: bytes, channel: int = 1, *, last_tag: int = 0) -> "Peer":
+        """Log in if need be, and open a channel for a producer, of which the broker knows so much."""
+        if self.protocol.state is State.HELLO:
+            self.log_in()
+        reply = [F.REPLY, self._request + 1, [last_tag]]
+        assert reply not in self.request(F.CHANNEL_OPEN, True, producer, channel=channel)
+        assert reply in await self.durable()
         return self
 
     def send(self, type_: FrameType, *fields: Any) -> list[Any]:

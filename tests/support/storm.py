@@ -151,6 +151,7 @@ class Storm:
             schedule=asyncio.get_running_loop().call_soon,
             kick_committer=self._kick,
             windows=Windows(self._windows_bytes),
+            producer_ttl_s=0,
         )
         lease = await self._engine.acquire(GROUP, "test")
         tail = await recover(self._engine, GROUP, lease, broker)
@@ -180,6 +181,8 @@ class Storm:
             if self._random.random() < 0.6:
                 await turns(self._random.randint(1, 6))
             self._check_tasks()
+        if self._random.random() < 0.5:
+            return  # it ends in the middle of everything
         await self._settle_down()
         if self._random.random() < 0.5:
             self._reconnect_all()
@@ -454,6 +457,9 @@ class Storm:
     def _reconnect(self) -> None:
         self._random.choice(self._producers).connect(self._broker)
 
+    def _forget_producer(self) -> None:
+        self._random.choice(self._producers).begin_anew(self._broker)
+
     def _wait_until_durable(self) -> None:
         self._broker.journal.when_durable(self.ledger.barrier())
 
@@ -472,6 +478,7 @@ OPERATIONS: Sequence[Callable[[Storm], None]] = (
     *([Storm._settle] * 8),
     *([Storm._produce] * 4),
     *([Storm._hear, Storm._reconnect] * 2),
+    Storm._forget_producer,
     *([Storm._transaction, Storm._wait_until_durable, Storm._publish_expiring] * 2),
     *(Storm._consume, Storm._cancel, Storm._lose_consumer, Storm._purge, Storm._delete),
     *(Storm._declare_some, Storm._declare_some, Storm._let_time_pass, Storm._look_at_windows),

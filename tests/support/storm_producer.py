@@ -30,17 +30,24 @@ class StormProducer:
         self._durable: dict[int, Callable[[], None]] = {}  # by tag: to be called when it is confirmed
         self._last_tag = 0  # that was ever used
         self._peer: Peer | None = None
+        self._expected = 0  # what the broker must say that it knows
+        self._is_open = False  # it has said so
+        self._is_new = True  # and whatever that is, it goes on from there
         ledger.introduce(name)
 
     def connect(self, broker: Broker) -> None:
-        """Come back, and send again what is unanswered; the old connection may still be there."""
+        """Come back, and send again what is unanswered; the old connection may be there still."""
         if self._peer is not None and self._random.random() < 0.5:
             self.lose_connection()
         house = SimpleNamespace(broker=broker, end_turn=lambda: None)
         self._peer = Peer(house)  # type: ignore[arg-type]  # all that a peer needs here
-        accepted = self._ledger.accepted(self.name)
-        self._peer.open(producer=self.name.encode(), last_tag=max(accepted, default=0))
+        self._peer.log_in()
+        self._expected = max(self._ledger.accepted(self.name), default=0)
+        self._is_open = False
+        self._peer.request(F.CHANNEL_OPEN, True, self.name.encode())
         self._send(sorted(self._unanswered))
+        if self._random.random() < 0.3:
+            self.hear()  # nothing that is not durable yet
 
     def lose_connection(self) -> None:
         """Without having heard what it said last."""
@@ -51,8 +58,19 @@ class StormProducer:
     def broker_is_gone(self) -> None:
         self._peer = None
 
+    def begin_anew(self, broker: Broker) -> None:
+        """Stay away until the broker has forgotten; another client comes with the same name."""
+        self.lose_connection()
+        broker.producers.forget_old()
+        self._ledger.forget(self.name)
+        self._unanswered.clear()
+        self._is_new = True
+        self.connect(broker)
+
     def publish(self) -> None:
         """Some messages in one batch, to wherever; some tags are left out."""
+        if not self._is_open:
+            return
         random = self._random
         first = self._last_tag + random.choice((1, 1, 1, 2, 10))
         persistence = random.choice((1.0, 0.5, 0.0))
@@ -100,8 +118,14 @@ class StormProducer:
         if self._peer is None:
             return
         for frame in self._peer.read():
-            assert frame[0] in (F.CONFIRM, F.REFUSE, F.RETURN, F.CHANNEL_CLOSED), frame
-            if frame[0] in (F.CONFIRM, F.REFUSE):
+            assert frame[0] in (F.REPLY, F.CONFIRM, F.REFUSE, F.RETURN, F.CHANNEL_CLOSED), frame
+            if frame[0] == F.REPLY:
+                assert frame[2] == [self._expected]
+                self._is_open = True
+                if self._is_new:
+                    self._last_tag = self._expected
+                    self._is_new = False
+            elif frame[0] in (F.CONFIRM, F.REFUSE):
                 self._answered(frame[2], is_confirmed=frame[0] == F.CONFIRM)
 
     def _answered(self, tags: list[int | list[int]], *, is_confirmed: bool) -> None:

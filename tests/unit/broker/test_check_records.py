@@ -72,7 +72,7 @@ async def log(engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> StoredLo
     client.get("b")
     client.channel.nack(1, multiple=False, requeue=True)
     client.channel.ack(2, multiple=False)
-    Peer(broker).open(producer=b"me").publish(entry("a"))
+    (await Peer(broker).produce(b"me")).publish(entry("a"))
     await broker.commit()
     return await StoredLog.of(engine)
 

@@ -33,7 +33,7 @@ async def house(engine: MemoryEngine) -> WholeBroker:
 @pytest.fixture
 async def peer(house: WholeBroker) -> Peer:
     """A producer on channel 1, and a durable queue."""
-    peer = Peer(house).open(producer=ID)
+    peer = await Peer(house).produce(ID)
     await peer.declare("q")
     return peer
 
@@ -64,18 +64,27 @@ HOW = ("crash", "stop", "checkpoint")
 class TestInOneLife:
     async def test_the_reply_has_the_last_tag(self, house: WholeBroker, peer: Peer) -> None:
         peer.publish(*jobs(5, 6, 7), tag=5)
-        Peer(house).open(producer=ID, last_tag=7)
-        Peer(house).open(producer=b"somebody else")
+        await Peer(house).produce(ID, last_tag=7)
+        await Peer(house).produce(b"somebody else")
 
-    async def test_without_a_producer_it_has_none(self, house: WholeBroker) -> None:
-        Peer(house).open(producer=b"")
+    async def test_and_waits_until_that_is_durable(
+        self, house: WholeBroker, engine: MemoryEngine, peer: Peer
+    ) -> None:
+        """Or a client begins anew with an id that a crash makes the broker remember."""
+        peer.publish(*jobs(1, 2))
+        await peer.durable()
+        peer.request(F.CHANNEL_CLOSE)
+        house.clock.advance(86_400_000)
+        house.broker.producers.forget_old()
+        assert peer.request(F.CHANNEL_OPEN, True, ID) == []
+        await Peer(await restart(house, engine)).produce(ID, last_tag=2)
 
     async def test_what_is_committed_is_confirmed_again_and_there_once(
         self, house: WholeBroker, peer: Peer
     ) -> None:
         peer.publish(*jobs(1, 2))
         assert await peer.durable() == [[F.CONFIRM, 1, [[0, 2]]]]
-        again = Peer(house).open(producer=ID, last_tag=2)
+        again = await Peer(house).produce(ID, last_tag=2)
         again.publish(*jobs(1, 2, 3))
         assert await again.durable() == [[F.CONFIRM, 1, [[0, 3]]]]
         assert bodies(house) == [b"1", b"2", b"3"]
@@ -86,16 +95,17 @@ class TestInOneLife:
         self, house: WholeBroker, peer: Peer
     ) -> None:
         peer.publish(*jobs(1, 2))
-        again = Peer(house).open(producer=ID, last_tag=2)
+        again = Peer(house).open(2)
+        again.request(F.CHANNEL_OPEN, True, ID)
         assert again.publish(*jobs(1, 2)) == []
-        assert await again.durable() == [[F.CONFIRM, 1, [[0, 2]]]]
+        assert [frame[0] for frame in await again.durable()] == [F.REPLY, F.CONFIRM]
         assert bodies(house) == [b"1", b"2"]
 
     async def test_only_what_is_unanswered_needs_to_be_sent_again(
         self, house: WholeBroker, peer: Peer
     ) -> None:
         peer.publish(*jobs(1, 2, 3, 4, 5))
-        again = Peer(house).open(producer=ID, last_tag=5)
+        again = await Peer(house).produce(ID, last_tag=5)
         again.publish(*jobs(2), tag=2)
         again.publish(*jobs(4), tag=4)
         again.publish(*jobs(6), tag=6)
@@ -120,11 +130,11 @@ class TestInOneLife:
         peer.request(F.EXCHANGE_DECLARE, "nowhere", "fanout", False, False, False, False, {})
         peer.request(F.QUEUE_BIND, "q", "nowhere", "", {})
         await peer.durable()
-        again = Peer(house).open(producer=ID, last_tag=3)
+        again = await Peer(house).produce(ID, last_tag=3)
         again.publish(*jobs(1), nowhere, *jobs(3))
         assert await again.durable() == [[F.CONFIRM, 1, [[0, 3]]]]
         assert bodies(house) == [b"1", b"2", b"3"]
-        again = Peer(house).open(producer=ID, last_tag=3)
+        again = await Peer(house).produce(ID, last_tag=3)
         again.publish(nowhere, tag=2)
         await again.durable()
         assert bodies(house) == [b"1", b"2", b"3"]
@@ -141,7 +151,7 @@ class TestInOneLife:
         peer.publish(lost)
         assert [frame[0] for frame in await peer.durable()] == [F.CONFIRM]
         await peer.declare("later")
-        again = Peer(house).open(producer=ID)
+        again = await Peer(house).produce(ID)
         again.publish(lost)
         assert await again.durable() == [[F.CONFIRM, 1, [1]]]
         assert bodies(house, "later") == [b"1"]
@@ -149,7 +159,7 @@ class TestInOneLife:
     async def test_what_no_queue_wanted_was_accepted(self, house: WholeBroker, peer: Peer) -> None:
         peer.publish(entry("later"))
         await peer.declare("later")
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(entry("later"))
         assert await again.durable() == [[F.CONFIRM, 1, [1]]]
         assert bodies(house, "later") == []
@@ -160,7 +170,7 @@ class TestInOneLife:
         peer.publish(*jobs(1))
         peer.request(F.GET, "q", True)
         await peer.durable()
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(*jobs(1))
         assert await again.durable() == [[F.CONFIRM, 1, [1]]]
         assert bodies(house) == []
@@ -168,7 +178,7 @@ class TestInOneLife:
     async def test_beyond_the_window_nobody_knows(self, house: WholeBroker, peer: Peer) -> None:
         peer.publish(*jobs(1))
         peer.publish(*jobs(WINDOW + 1), tag=WINDOW + 1)
-        again = Peer(house).open(producer=ID, last_tag=WINDOW + 1)
+        again = await Peer(house).produce(ID, last_tag=WINDOW + 1)
         [refuse] = again.publish(*jobs(1, 2))
         assert refuse[:4] == [F.REFUSE, 1, [1], 406]
         assert refuse[4].endswith(
@@ -180,7 +190,7 @@ class TestInOneLife:
     async def test_an_empty_batch_is_nothing(self, house: WholeBroker, peer: Peer) -> None:
         for tag in range(1, 100):
             assert peer.publish(tag=tag) == []
-        Peer(house).open(producer=ID)
+        await Peer(house).produce(ID)
 
     async def test_a_bug_in_the_middle_of_a_batch_does_not_make_what_went_before_come_twice(
         self, house: WholeBroker, peer: Peer, monkeypatch: pytest.MonkeyPatch
@@ -196,7 +206,7 @@ class TestInOneLife:
         monkeypatch.setattr(vhost, "route_publish", fail_at_two)
         [close] = peer.publish(*jobs(1), entry("bug"), *jobs(3))
         assert close[:2] == [F.CLOSE, ReplyCode.INTERNAL_ERROR]
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(*jobs(1, 2, 3))
         await again.durable()
         assert bodies(house) == [b"1", b"2", b"3"]
@@ -207,17 +217,15 @@ class TestTakingOver:
         self, house: WholeBroker, peer: Peer
     ) -> None:
         peer.publish(*jobs(1))
-        Peer(house).open(producer=ID, last_tag=1)
-        assert peer.publish(*jobs(2), tag=2) == [
-            [F.CHANNEL_CLOSED, 1, 405, "RESOURCE_LOCKED - producer 6d65 was taken over by another channel", 0]
-        ]
-        await house.commit()
-        assert peer.exchange() == [], "what it had not heard it never will"
+        await Peer(house).produce(ID, last_tag=1)
+        text = "RESOURCE_LOCKED - producer 6d65 was taken over by another channel"
+        assert peer.publish(*jobs(2), tag=2) == [[F.CHANNEL_CLOSED, 1, 405, text, 0]]
+        assert await peer.durable() == [], "what it had not heard it never will"
         assert bodies(house) == [b"1"]
 
     async def test_within_one_connection(self, house: WholeBroker, peer: Peer) -> None:
         peer.publish(*jobs(1))
-        peer.open(2, producer=ID, last_tag=1)
+        await peer.produce(ID, 2, last_tag=1)
         peer.publish(*jobs(1, 2), channel=2)
         assert await peer.durable() == [[F.CONFIRM, 2, [[0, 2]]]]
         assert bodies(house) == [b"1", b"2"]
@@ -225,7 +233,7 @@ class TestTakingOver:
     async def test_the_end_of_the_other_channel_does_not_matter_any_more(
         self, house: WholeBroker, peer: Peer
     ) -> None:
-        Peer(house).open(producer=ID)
+        await Peer(house).produce(ID)
         peer.session.connection_lost()
         house.clock.advance(10**9)
         house.broker.producers.forget_old()
@@ -237,7 +245,7 @@ class TestPartlyRefused:
 
     @pytest.fixture
     async def fanout(self, house: WholeBroker) -> Peer:
-        peer = Peer(house).open(producer=ID)
+        peer = await Peer(house).produce(ID)
         await peer.declare("takes")
         full = {"x-max-length": 0, "x-overflow": "reject-publish"}
         peer.request(F.QUEUE_DECLARE, "full", False, True, False, False, full)
@@ -256,7 +264,7 @@ class TestPartlyRefused:
         assert refuse[:4] == [F.REFUSE, 1, [1], 506]
         if how != "not at all":
             house = await restart(house, engine, how=how)
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(message)
         assert await again.durable() == [refuse]
         assert bodies(house, "takes") == [b"1"]
@@ -267,7 +275,7 @@ class TestPartlyRefused:
         assert refuse[:4] == [F.REFUSE, 1, [1], 506]
         fanout.request(F.QUEUE_DELETE, "full", False, False)
         await fanout.declare("full")
-        again = Peer(house).open(producer=ID)
+        again = await Peer(house).produce(ID)
         again.publish(entry("full"))
         assert await again.durable() == [[F.CONFIRM, 1, [1]]]
 
@@ -280,7 +288,7 @@ class TestAfterARestart:
         peer.publish(*jobs(1, 2, 3))
         await peer.durable()
         house = await restart(house, engine, how=how)
-        again = Peer(house).open(producer=ID, last_tag=3)
+        again = await Peer(house).produce(ID, last_tag=3)
         again.publish(*jobs(2, 3, 4), tag=2)
         assert await again.durable() == [[F.CONFIRM, 1, [[0, 4]]]]
         assert bodies(house) == [b"1", b"2", b"3", b"4"]
@@ -292,7 +300,7 @@ class TestAfterARestart:
         await peer.durable()
         peer.publish(*jobs(3, 4), tag=3)
         house = await restart(house, engine)
-        again = Peer(house).open(producer=ID, last_tag=2)
+        again = await Peer(house).produce(ID, last_tag=2)
         again.publish(*jobs(3, 4), tag=3)
         assert bodies(house) == [b"1", b"2", b"3", b"4"]
 
@@ -315,7 +323,7 @@ class TestAfterARestart:
         assert bodies(house) == [b"1", b"2", b"5", b"6"]
         house = await restart(house, engine, how=how)
         assert bodies(house) == [b"1", b"5"]
-        again = Peer(house).open(producer=ID, last_tag=5)
+        again = await Peer(house).produce(ID, last_tag=5)
         again.request(F.QUEUE_DECLARE, "t", False, False, False, False, {})
         again.publish(*batch)
         assert await again.durable() == [[F.CONFIRM, 1, [[0, 6]]]]
@@ -331,7 +339,7 @@ class TestAfterARestart:
         peer.publish(["amq.fanout", "", 0, PERSISTENT, b"1"])
         await peer.durable()
         house = await restart(house, engine)
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(["amq.fanout", "", 0, PERSISTENT, b"1"])
         assert await again.durable() == [[F.CONFIRM, 1, [1]]]
         assert bodies(house) == [b"1"]
@@ -346,7 +354,7 @@ class TestAfterARestart:
         peer.request(F.GET, "q", True)
         await peer.durable()
         house = await restart(house, engine, how=how)
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(*jobs(1))
         assert await again.durable() == [[F.CONFIRM, 1, [1]]]
         assert bodies(house) == []
@@ -358,7 +366,7 @@ class TestAfterARestart:
         peer.publish(entry("q", LARGE))
         await peer.durable()
         house = await restart(house, engine, how=how)
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(entry("q", LARGE), entry("q", b"2"))
         assert await again.durable() == [[F.CONFIRM, 1, [[0, 2]]]]
         assert bodies(house) == [LARGE, b"2"]
@@ -373,7 +381,7 @@ class TestAfterARestart:
         [before] = house.broker.producers.images()
         house = await restart(house, engine)
         assert list(house.broker.producers.images()) == [before]
-        again = Peer(house).open(producer=ID, last_tag=127)
+        again = await Peer(house).produce(ID, last_tag=127)
         again.publish(*mixed)
         assert len(bodies(house)) == 128
 
@@ -383,7 +391,7 @@ class TestAfterARestart:
         peer.publish(*jobs(1, properties=TRANSIENT))
         await peer.durable()
         house = await restart(house, engine, how="checkpoint")
-        Peer(house).open(producer=ID)
+        await Peer(house).produce(ID)
 
 
 class TestForgetting:
@@ -410,11 +418,11 @@ class TestForgetting:
         peer.request(F.CHANNEL_CLOSE)
         house.clock.advance(86_400_000)
         house.broker.producers.forget_old()
-        peer.open(producer=ID)
+        await peer.produce(ID)
         peer.publish(*jobs(11))
         await peer.durable()
         house = await restart(house, engine, how=how)
-        again = Peer(house).open(producer=ID, last_tag=1)
+        again = await Peer(house).produce(ID, last_tag=1)
         again.publish(*jobs(11, 12))
         assert await again.durable() == [[F.CONFIRM, 1, [[0, 2]]]]
         assert bodies(house) == [b"1", b"11", b"12", b"2", b"3", b"4"]
@@ -429,7 +437,7 @@ class TestForgetting:
         house.broker.producers.forget_old()
         await house.commit()
         house = await restart(house, engine)
-        Peer(house).open(producer=ID)
+        await Peer(house).produce(ID)
 
     async def test_beyond_their_number_the_one_that_left_first_goes(
         self, house: WholeBroker, monkeypatch: pytest.MonkeyPatch
@@ -438,18 +446,18 @@ class TestForgetting:
         peer = Peer(house).open(5)
         await peer.declare("q")
         for channel, name in ((1, b"a"), (2, b"b"), (3, b"c")):
-            peer.open(channel, producer=name)
+            await peer.produce(name, channel)
             peer.publish(*jobs(channel), channel=channel)
         assert len(house.broker.producers) == 3, "all have a channel"
         for channel in (2, 1, 3):
             peer.request(F.CHANNEL_CLOSE, channel=channel)
             assert len(house.broker.producers) == 2
-        peer.open(4, producer=b"d")
-        peer.open(3, producer=b"c", last_tag=1)
-        peer.open(1, producer=b"a", last_tag=0)
+        await peer.produce(b"d", 4)
+        await peer.produce(b"c", 3, last_tag=1)
+        await peer.produce(b"a", 1)
 
     async def test_one_that_never_published_leaves_nothing(self, house: WholeBroker) -> None:
-        peer = Peer(house).open(producer=ID)
+        peer = await Peer(house).produce(ID)
         assert len(house.broker.producers) == 1
         peer.session.connection_lost()
         assert len(house.broker.producers) == 0
