@@ -50,13 +50,14 @@ def test_a_small_lane_keeps_everything(filler: Filler) -> None:
 
 def test_a_large_lane_is_cut_to_its_window(filler: Filler) -> None:
     windows, lane = Windows(), filler.lane()
-    filler.fill(lane, MIB, MIB, MIB)
+    count = LET_GO_AT_BYTES // MIB
+    filler.fill(lane, *([MIB] * (count - 1)))
     windows.fit(lane)
-    assert lane.count_in_memory == 3, "the work would not be worth it yet"
+    assert lane.count_in_memory == count - 1, "the work would not be worth it yet"
     filler.fill(lane, MIB)
     assert lane.bytes_in_memory > LET_GO_AT_BYTES
     windows.fit(lane)
-    assert (lane.count, lane.count_in_memory) == (4, 1)
+    assert (lane.count, lane.count_in_memory) == (count, 1)
     assert lane.bytes_in_memory <= WINDOW_BYTES
     assert windows.total == lane.bytes_in_memory
 
