@@ -42,8 +42,8 @@ GONE_TOLERATED = 64  # ended copies that are not worth a clean-up, however few l
 COPY_BYTES = 512  # what a copy takes in memory besides its body, about
 WINDOW_BYTES = 2 * 1024 * 1024  # what stays in memory at the front when the rest is let go of
 LET_GO_AT_BYTES = 8 * WINDOW_BYTES
-"""Beyond that it is worth the work. Before that a consumer that is only late catches up: at twice the window a
-transient flow at full speed went over the disk, and took 1.3 to 1.6 times the CPU."""
+"""Beyond that it is worth the work. Before that a consumer that is only late catches up: at twice the window
+a transient flow at full speed went over the disk, and took 1.3 to 1.6 times the CPU."""
 
 READ_AHEAD_BYTES = WINDOW_BYTES // 2  # a shorter front is filled up while there is something cold
 READ_RUNS_MAX = 16  # at once: blobs of up to 256 KiB, often shared with other lanes

@@ -347,6 +347,7 @@ async def test_what_is_in_memory_is_left_alone_while_it_is_little(
     await broker.spill()
     assert spill.written == []
     publish(client, "q", body)
+    await broker.spill()
     while broker.broker.spiller.is_wanted:
         await broker.spill()
     (lane,) = queue_of(broker, "q").lanes
