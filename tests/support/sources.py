@@ -6,7 +6,15 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("broker", "client", "protocol", "storage", "src/leveret/patterns", "src/leveret/sync", "src/leveret/testing")
+PACKAGES = (
+    "broker",
+    "client",
+    "protocol",
+    "storage",
+    "src/leveret/patterns",
+    "src/leveret/sync",
+    "src/leveret/testing",
+)
 FOLDERS = ("broker", "client", "protocol", "storage", "src", "tests", "benchmarks", "examples")
 
 
