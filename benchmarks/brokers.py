@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from .load.link import Address
-from .usage import Usage, usage_of_session
+from .usage import Usage, usage_of_family
 
 RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # of the Debian package
 START_TIMEOUT_S = 60
@@ -70,7 +70,7 @@ class Broker:
     def usage(self) -> Usage:
         """Of all its processes."""
         assert self._process is not None
-        return usage_of_session(self._process.pid)
+        return usage_of_family(self._process.pid)
 
     def _wait_for_port(self) -> None:
         assert self._process is not None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 KIB = 1024
+PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,23 @@ class Usage:
     rss_peak_bytes: int = 0
 
 
-def usage_of_session(leader: int) -> Usage:
-    """Of all processes in the session of this one, which a process started as its leader shares with
-    everything that it starts: RabbitMQ is a virtual machine and some small programs beside it."""
-    cpu_ticks = rss = rss_peak = 0
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        fields = _stat(process)
-        if fields and int(fields[3]) == leader:
-            cpu_ticks += int(fields[11]) + int(fields[12])  # utime, stime
-            rss += _status_bytes(process, "VmRSS")
-            rss_peak += _status_bytes(process, "VmHWM")
-    return Usage(cpu_ticks / CLOCK_TICKS, rss, rss_peak)
+def usage_of_family(ancestor: int) -> Usage:
+    """Of a process and all that descend from it: RabbitMQ is a virtual machine and small programs beside it,
+    some of which start sessions of their own."""
+    stats = {int(path.name): _stat(path) for path in PROC.iterdir() if path.name.isdigit()}
+    children: dict[int, list[int]] = {}
+    for pid, fields in stats.items():
+        if fields:
+            children.setdefault(int(fields[1]), []).append(pid)
+    family = [ancestor] if stats.get(ancestor) else []
+    for pid in family:  # which grows meanwhile
+        family += children.get(pid, [])
+    cpu_ticks = sum(int(stats[pid][11]) + int(stats[pid][12]) for pid in family)  # utime, stime
+    return Usage(
+        cpu_ticks / CLOCK_TICKS,
+        sum(_status_bytes(PROC / str(pid), "VmRSS") for pid in family),
+        sum(_status_bytes(PROC / str(pid), "VmHWM") for pid in family),
+    )
 
 
 def _stat(process: Path) -> list[str]:

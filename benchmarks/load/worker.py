@@ -119,8 +119,8 @@ class Worker:
         if due is None:
             return self._epoll.poll(WAIT_MAX_S)
         timeout = min(due - time.monotonic(), WAIT_MAX_S)
-        if timeout > 0:
-            select.select([self._epoll], [], [], timeout)  # to the microsecond; epoll knows milliseconds only
+        if timeout > 0 and not select.select([self._epoll], [], [], timeout)[0]:
+            return []  # waited to the microsecond; epoll by itself knows milliseconds only
         return self._epoll.poll(0)
 
     def _hear(self, published: dict[int, int] | None) -> None:

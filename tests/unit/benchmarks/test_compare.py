@@ -1,5 +1,6 @@
 """The comparison: what is a ratio, what reaches its target, and what is not said to have been compared."""
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -46,6 +47,12 @@ def test_the_table_has_what_was_measured_and_what_is_wanted() -> None:
 
 def test_every_target_has_a_scenario() -> None:
     assert {target.scenario for target in TARGETS} - SCENARIOS.keys() == {SDK}
+
+
+def test_the_document_wants_what_the_comparison_wants() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "performance.md").read_text(encoding="utf-8")
+    wanted = [line for line in document.splitlines() if line.endswith("x |")]
+    assert wanted == [f"| {one.workload} | {one.least:g}x | {one.goal:g}x |" for one in TARGETS]
 
 
 def test_medians_are_of_the_runs_that_count() -> None:
