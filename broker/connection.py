@@ -36,9 +36,11 @@ class Connection:
         """The session has checked that the number is free and allowed."""
         return self._add_channel(Channel(self, number, wire))
 
-    def open_producer_channel(self, number: int, wire: Wire, producer_id: bytes) -> ProducerChannel:
-        """The same, for a producer: with confirms."""
-        return self._add_channel(ProducerChannel(self, number, wire, producer_id))
+    def open_producer_channel(
+        self, number: int, wire: Wire, producer_id: bytes, opening: int
+    ) -> ProducerChannel:
+        """The same, for a producer: with confirms. Raises SoftError when it comes too late."""
+        return self._add_channel(ProducerChannel(self, number, wire, producer_id, opening))
 
     def _add_channel(self, channel: _Channel) -> _Channel:
         self.channels[channel.number] = channel

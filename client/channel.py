@@ -63,6 +63,7 @@ class Channel:
         self.was_opened = False  # so it is opened again on the next link
         self._connection = connection
         self._link: Link | None = None  # None between links
+        self._openings = 0  # so far: the broker knows by it which of them is the last
         producer = os.urandom(PRODUCER_BYTES) if publisher_confirms and connection.survives else b""
         self._publisher = Publisher(self, confirms=publisher_confirms, producer=producer)
         self._consumers: dict[int, Consumer] = {}
@@ -143,11 +144,16 @@ class Channel:
         `resume` goes on from there.
         """
         self._link = link
+        self._openings += 1
         self.settler = Settler(self, link.transport, self.number)
         self._publisher.attach(link.transport)
         link.channels[self.number] = self
         values = await link.request(
-            FrameType.CHANNEL_OPEN, self.number, self.publisher_confirms, self._publisher.producer
+            FrameType.CHANNEL_OPEN,
+            self.number,
+            self.publisher_confirms,
+            self._publisher.producer,
+            self._openings,
         )
         self.was_opened = True
         if self._global_prefetch_count is not None:

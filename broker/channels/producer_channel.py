@@ -31,11 +31,15 @@ class ProducerChannel(Channel):
 
     _confirms: "ProducerConfirms"
 
-    def __init__(self, connection: "Connection", number: int, wire: Wire, producer_id: bytes) -> None:
+    def __init__(
+        self, connection: "Connection", number: int, wire: Wire, producer_id: bytes, opening: int
+    ) -> None:
         super().__init__(connection, number, wire)
         self._confirms = ProducerConfirms(wire)
         self._producers = connection.producers
-        self._producer = self._producers.attach(ProducerKey(connection.vhost.name, producer_id), self)
+        self._producer = self._producers.attach(
+            ProducerKey(connection.vhost.name, producer_id), self, opening
+        )
 
     @property
     def last_tag(self) -> int:

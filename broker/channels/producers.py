@@ -99,6 +99,7 @@ class Producer:
     def __init__(self, key: ProducerKey) -> None:
         self.key = key
         self.channel: Channel | None = None
+        self.opening = 0  # of that channel or the last one, as its client counts them
         self.accepted = TagSet()
         self.stored = TagSet()
         # Of the accepted ones: a queue refused it, others have it. It is not enqueued again, but refused.
@@ -160,11 +161,18 @@ class Producers:
     def __len__(self) -> int:
         return len(self._producers)
 
-    def attach(self, key: ProducerKey, channel: "Channel") -> Producer:
-        """From now on the channel has this producer; another one that had it is closed."""
+    def attach(self, key: ProducerKey, channel: "Channel", opening: int) -> Producer:
+        """From now on the channel has this producer; another one that had it is closed.
+
+        Raises SoftError for an opening before the present one: it was long under way, over a connection that
+        its client has left, and so were the publishes behind it.
+        """
         producer = self._producers.get(key)
         if producer is None:
             producer = self._producers[key] = Producer(key)
+        elif opening < producer.opening:
+            raise _taken_over(key)
+        producer.opening = opening
         predecessor, producer.channel = producer.channel, channel
         self._idle.pop(producer, None)
         if predecessor is not None:

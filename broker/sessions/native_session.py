@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from leveret.protocol.errors import AmqpError, HardError
+from leveret.protocol.errors import AmqpError, HardError, SoftError
 from leveret.protocol.native.connection import FAILED, Event, ServerConnection, State
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
@@ -255,10 +255,10 @@ class NativeSession:
             name = name_given(properties)
             log.info("%s: user '%s' opened vhost '%s'%s", host.name, user.name, vhost_name, name)
 
-    def _open_channel(self, request: int, number: int, confirm: bool, producer: bytes) -> None:
+    def _open_channel(self, request: int, number: int, confirm: bool, producer: bytes, opening: int) -> None:
         assert self._connection is not None
         if producer:
-            self._open_producer_channel(request, number, producer)
+            self._open_producer_channel(request, number, producer, opening)
             return
         channel = NativeChannel(self, self._protocol, number)
         channel.channel = self._connection.open_channel(number, channel)
@@ -267,10 +267,14 @@ class NativeSession:
         self._channels[number] = channel
         self._protocol.answer(request)
 
-    def _open_producer_channel(self, request: int, number: int, producer: bytes) -> None:
+    def _open_producer_channel(self, request: int, number: int, producer: bytes, opening: int) -> None:
         assert self._connection is not None
         channel = NativeProducerChannel(self, self._protocol, number)
-        channel.channel = self._connection.open_producer_channel(number, channel, producer)
+        try:
+            channel.channel = self._connection.open_producer_channel(number, channel, producer, opening)
+        except SoftError as error:
+            self._protocol.refuse_channel(request, number, ReplyCode(error.reply_code), error.explanation)
+            return
         self._channels[number] = channel
         # Whoever hears 0 counts from 1: the log must have forgotten, too, what was before.
         answer = partial(self._protocol.answer, request, channel.channel.last_tag)

@@ -185,7 +185,7 @@ class ServerConnection(NativeConnection):
 
     Events besides the frames of an open connection: HELLO (answer it with `welcome` or `close`), CLOSE
     (answer it with `answer_close`), CLOSED, FAILED. CHANNEL_OPEN and CHANNEL_CLOSE come only when they are in
-    order; answer them with `answer` and `answer_channel_close`.
+    order; answer them with `answer` (or `refuse_channel`) and `answer_channel_close`.
     """
 
     peer = Role.CLIENT
@@ -298,7 +298,7 @@ class ServerConnection(NativeConnection):
         return True
 
     def _admit_channel_open(self, frame: list[Any]) -> bool:
-        type_, request, channel, confirm, producer = frame
+        type_, request, channel, confirm, producer, _ = frame
         if channel in self._channels or channel in self._failed_channels | self._closing_channels:
             self.answer_error(request, ReplyCode.CHANNEL_ERROR, "second CHANNEL_OPEN seen", type_)
         elif not 1 <= channel <= self.channel_max:
@@ -316,6 +316,12 @@ class ServerConnection(NativeConnection):
                 self._producers.add(channel)
             return True
         return False
+
+    def refuse_channel(self, request: int, channel: int, code: ReplyCode, explanation: str) -> None:
+        """ERROR to a CHANNEL_OPEN event: it is not open after all."""
+        del self._channels[channel]
+        self._producers.discard(channel)
+        self.answer_error(request, code, explanation, FrameType.CHANNEL_OPEN)
 
     def answer_channel_close(self, request: int, channel: int) -> None:
         """REPLY to CHANNEL_CLOSE: from now on the number may be used again."""

@@ -167,7 +167,12 @@ LAYOUTS: dict[int, Layout] = {
         _from_server(FrameType.UNBLOCKED),
         _from_server(FrameType.REPLY, _REQUEST, Field("values", LIST, [])),
         _from_server(FrameType.ERROR, _REQUEST, _CODE, _TEXT, Field("operation", U8)),
-        _request(FrameType.CHANNEL_OPEN, Field("confirm", FLAG, True), Field("producer", BIN, b"")),
+        _request(
+            FrameType.CHANNEL_OPEN,
+            Field("confirm", FLAG, True),
+            Field("producer", BIN, b""),
+            Field("opening", U32, 0),
+        ),
         _request(FrameType.CHANNEL_CLOSE),
         _from_server(FrameType.CHANNEL_CLOSED, _CHANNEL, _CODE, _TEXT, Field("operation", U8, 0)),
         _request(

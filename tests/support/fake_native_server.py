@@ -196,7 +196,7 @@ class FakeNativeServer:
 
     # The broker
 
-    def _channel_open(self, channel: int, _confirm: bool, producer: bytes) -> tuple[int, ...]:
+    def _channel_open(self, channel: int, _confirm: bool, producer: bytes, _opening: int) -> tuple[int, ...]:
         if not producer:
             return ()
         self.producers[channel] = producer

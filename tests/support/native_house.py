@@ -76,12 +76,14 @@ class Peer:
         assert self.request(F.CHANNEL_OPEN, confirm, channel=channel) == [[F.REPLY, self._request, []]]
         return self
 
-    async def produce(self, producer: bytes, channel: int = 1, *, last_tag: int = 0) -> "Peer":
+    async def produce(
+        self, producer: bytes, channel: int = 1, *, last_tag: int = 0, opening: int = 0
+    ) -> "Peer":
         """Log in if need be, and open a channel for a producer, of which the broker knows so much."""
         if self.protocol.state is State.HELLO:
             self.log_in()
         reply = [F.REPLY, self._request + 1, [last_tag]]
-        assert reply not in self.request(F.CHANNEL_OPEN, True, producer, channel=channel)
+        assert reply not in self.request(F.CHANNEL_OPEN, True, producer, opening, channel=channel)
         assert reply in await self.durable()
         return self
 

@@ -230,6 +230,31 @@ class TestTakingOver:
         assert await peer.durable() == [[F.CONFIRM, 2, [[0, 2]]]]
         assert bodies(house) == [b"1", b"2"]
 
+    async def test_an_opening_that_was_long_under_way_comes_too_late(
+        self, house: WholeBroker, peer: Peer
+    ) -> None:
+        """It and what is behind it were sent over a connection that its client has left meanwhile."""
+        present = await Peer(house).produce(ID, opening=3)
+        late = Peer(house).open(2)
+        text = "RESOURCE_LOCKED - producer 6d65 was taken over by another channel"
+        assert late.request(F.CHANNEL_OPEN, True, ID, 2) == [[F.ERROR, 2, 405, text, F.CHANNEL_OPEN]]
+        [close] = late.publish(*jobs(1))
+        assert close[:2] == [F.CLOSE, ReplyCode.CHANNEL_ERROR]
+        present.publish(*jobs(1))
+        assert await present.durable() == [[F.CONFIRM, 1, [1]]]
+        assert bodies(house) == [b"1"]
+
+    async def test_it_comes_too_late_also_when_the_channel_is_closed(
+        self, house: WholeBroker, peer: Peer
+    ) -> None:
+        peer.publish(*jobs(1))
+        (await Peer(house).produce(ID, last_tag=1, opening=3)).session.connection_lost()
+        late = Peer(house).open(2)
+        [error] = late.request(F.CHANNEL_OPEN, True, ID, 2)
+        assert error[:3] == [F.ERROR, 2, 405]
+        late.open(1)
+        await Peer(house).produce(ID, last_tag=1, opening=4)
+
     async def test_the_end_of_the_other_channel_does_not_matter_any_more(
         self, house: WholeBroker, peer: Peer
     ) -> None:

@@ -77,15 +77,15 @@ class TestTopology:
         await channel.get_queue("q")  # passive: of no account
         await channel.declare_queue("q", durable=True, arguments={"y": [2]})  # a second time
         assert await restored(server, connection) == [
-            ("CHANNEL_OPEN", [1, False, b""]),
+            ("CHANNEL_OPEN", [1, False, b"", 0]),
             ("EXCHANGE_DECLARE", [1, "e", "topic", False, True, False, False, {"x": 1}]),
             ("QUEUE_DECLARE", [1, "q", False, True, False, False, {"y": [2]}]),
             ("QUEUE_BIND", [1, "q", "e", "k", {"z": 3}]),
             ("EXCHANGE_DECLARE", [1, "inner", "fanout", False, False, False, False, {}]),
             ("EXCHANGE_BIND", [1, "inner", "e", "all", {}]),
             ("CHANNEL_CLOSE", [1]),
-            ("CHANNEL_OPEN", [1, True, channel._publisher.producer]),
-            ("CHANNEL_OPEN", [2, True, other._publisher.producer]),
+            ("CHANNEL_OPEN", [1, True, channel._publisher.producer, 2]),
+            ("CHANNEL_OPEN", [2, True, other._publisher.producer, 2]),
         ]
 
     async def test_what_was_undone_is_not_made_again(

@@ -191,7 +191,7 @@ class TestChannels:
 
     def test_a_producers_publish_tags_begin_anywhere_and_rise(self, server: ServerConnection) -> None:
         opened = receive(server, (FrameType.CHANNEL_OPEN, 2, 7, True, b"me"))
-        assert opened == [[FrameType.CHANNEL_OPEN, 2, 7, True, b"me"]]
+        assert opened == [[FrameType.CHANNEL_OPEN, 2, 7, True, b"me", 0]]
         events = receive(
             server, (FrameType.PUBLISH, 7, 900, [ENTRY, ENTRY]), (FrameType.PUBLISH, 7, 950, [ENTRY])
         )
@@ -247,7 +247,7 @@ class TestChannels:
         ]
         assert receive(server, (FrameType.CHANNEL_CLOSE, 4, 1)) == []
         assert sent(server, Role.SERVER) == [[FrameType.REPLY, 4, []]]
-        assert receive(server, (FrameType.CHANNEL_OPEN, 5, 1)) == [[FrameType.CHANNEL_OPEN, 5, 1, True, b""]]
+        assert receive(server, (FrameType.CHANNEL_OPEN, 5, 1)) == [[FrameType.CHANNEL_OPEN, 5, 1, True, b"", 0]]
 
     def test_request_0_gets_no_answer(self, server: ServerConnection) -> None:
         server.answer(0, 1)

@@ -45,7 +45,7 @@ def test_a_large_frame_is_appended_in_two_pieces_and_not_copied() -> None:
 
 def test_missing_trailing_fields_get_their_defaults() -> None:
     assert decoded(FrameType.QUEUE_DECLARE, 1, 2, "q") == [0x20, 1, 2, "q", False, False, False, False, {}]
-    assert decoded(FrameType.CHANNEL_OPEN, 1, 2) == [0x10, 1, 2, True, b""]
+    assert decoded(FrameType.CHANNEL_OPEN, 1, 2) == [0x10, 1, 2, True, b"", 0]
 
 
 def test_a_default_is_a_new_object_each_time() -> None:
