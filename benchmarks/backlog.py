@@ -39,7 +39,8 @@ def run(backlog: Backlog, subject: Subject) -> Run:
         drainer.expect(sent.published)
         received = drainer.report()
     surplus += topology.messages_left()
-    topology.delete()
+    if subject.broker.outlives_its_run:
+        topology.delete()
     return Run(
         scenario=backlog.name,
         contestant=subject.contestant,

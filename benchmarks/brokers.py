@@ -27,6 +27,8 @@ class Broker:
     """One run of a broker; a context manager. Subclasses say how it is started."""
 
     name = ""
+    outlives_its_run = False
+    """Whoever used it has to tidy up."""
 
     def __init__(self, directory: Path, env: dict[str, str]) -> None:
         self.directory = directory
@@ -148,6 +150,7 @@ class Running(Broker):
     """A broker that somebody else started; nothing is known of its processes."""
 
     name = "running"
+    outlives_its_run = True
 
     def __init__(self, directory: Path, env: dict[str, str], *, address: Address) -> None:
         super().__init__(directory, env)

@@ -36,7 +36,8 @@ def run(flow: Flow, subject: Subject) -> Run:
     published = sum(sent.published.values())
     wanted = flow.waiting + published - received.received if flow.waiting else 0
     surplus = surplus_of(topology, wanted)
-    topology.delete()
+    if subject.broker.outlives_its_run:
+        topology.delete()
     return Run(
         scenario=flow.name,
         contestant=subject.contestant,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .load.consumer import ConsumerTask
 from .load.link import Address, Link, Route
@@ -9,9 +10,13 @@ from .load.publisher import PublisherTask
 from .load.wires import WIRES
 from .scenarios import Flow
 
+T = TypeVar("T")
+
 EXCHANGE = "bench"
 FANOUT, TOPIC = "fanout", "topic"
 FILL_WINDOW = 2000
+SETUP_CHUNK = 200
+"""Requests without an answer in between. RabbitMQ may take long for each, and silence means trouble."""
 FAST_WINDOW = 50
 SAMPLE_EVERY = 16
 """Of the flows that are as fast as they can be, one in so many deliveries has its time recorded."""
@@ -34,10 +39,13 @@ class Topology:
         """Anew: what an earlier run left behind is deleted."""
         flow, link = self.flow, self._link()
         self._delete(link)
-        link.declare_queues(self.queues, durable=flow.persistent)
+        for some in _some_at_a_time(self.queues):
+            link.declare_queues(some, durable=flow.persistent)
         if flow.exchange:
             link.declare_exchange(EXCHANGE, flow.exchange, durable=flow.persistent)
-            link.bind(EXCHANGE, [(queue, key) for queue in self.queues for key in self._binding_keys(queue)])
+            bindings = [(queue, key) for queue in self.queues for key in self._binding_keys(queue)]
+            for some_bindings in _some_at_a_time(bindings):
+                link.bind(EXCHANGE, some_bindings)
         link.close()
 
     def messages_left(self) -> int:
@@ -149,8 +157,13 @@ class Topology:
         return [f"*.{queue}.#", *others[: self.flow.bindings - 1]]
 
     def _delete(self, link: Link) -> None:
-        link.delete_queues(self.queues)
+        for some in _some_at_a_time(self.queues):
+            link.delete_queues(some)
         link.delete_exchange(EXCHANGE)
 
     def _link(self) -> Link:
         return WIRES[self.wire].open(self.address)
+
+
+def _some_at_a_time(requests: list[T]) -> Iterator[list[T]]:
+    return (requests[at : at + SETUP_CHUNK] for at in range(0, len(requests), SETUP_CHUNK))
