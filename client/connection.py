@@ -239,6 +239,8 @@ class Connection:
 
     async def _reopen(self, channel: Channel, link: Link) -> int:
         """The last publish tag that the broker knows of the channel; 0 when it is lost."""
+        if channel.is_closed:
+            return 0  # since this task was made; its number is free
         try:
             return await channel.open(link)
         except ConnectionLost:

@@ -263,6 +263,19 @@ class TestChannels:
         await connection.wait_connected()
         assert (await connection.channel()).number == 1
 
+    async def test_one_that_is_closed_while_all_is_restored_is_not_opened_again(
+        self, server: FakeNativeServer, connection: Connection
+    ) -> None:
+        for steps in range(30):
+            channel = await connection.channel()
+            await channel.declare_queue("q")
+            await lose(server, connection)
+            await turns(steps)
+            await channel.close()
+            await connection.wait_connected()
+            assert (other := await connection.channel()).number == 1
+            await other.close()
+
     async def test_one_that_cannot_be_opened_again_says_so(
         self, server: FakeNativeServer, connection: Connection, channel: Channel
     ) -> None:
