@@ -347,7 +347,7 @@ class Channel:
         """Make a queue, or make sure that it is as described; without a name, the broker picks one.
 
         When the connection breaks it is declared again, like exchanges and bindings. If the broker picked its
-        name, it picks another one then, and `Queue.name` changes.
+        name and the queue is gone, it picks another one then, and `Queue.name` changes.
         """
         queue, message_count, consumer_count = await self.request(
             FrameType.QUEUE_DECLARE, name, passive, durable, exclusive, auto_delete, dict(arguments or {})

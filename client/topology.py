@@ -4,8 +4,9 @@
 is what the broker deletes by itself: an auto-delete queue with its last consumer, an auto-delete exchange
 with its last binding. Passive declares leave no trace.
 
-A queue that the broker named gets another name on the next link. Everything that refers to it follows: the
-`Queue` objects, bindings, routing keys and arguments with its name in them, consumers.
+A queue that the broker named, if it is not there any more, gets another name on the next link. Everything
+that refers to it follows: the `Queue` objects, bindings, routing keys and arguments with its name in them,
+consumers.
 """
 
 import asyncio
@@ -187,6 +188,8 @@ class Topology:
         under_way: list[asyncio.Future[list[Any]]] = []
         for record in records:
             fields = self.renamed(record.fields)
+            if record.named_by_broker and await _is_there(link, fields):
+                continue
             name = "" if record.named_by_broker else fields[0]
             answer = link.start_request(record.type, CHANNEL, name, *fields[1:])
             if record.named_by_broker:
@@ -215,6 +218,18 @@ class Topology:
                 started(record.channel, record.fields[1], outcome)
             else:
                 started(record.channel, record.fields[1], outcome[0])
+
+
+async def _is_there(link: Link, declared: tuple[Any, ...]) -> bool:
+    """Whether a queue has outlived the connection that declared it: then it may hold messages."""
+    name, _, durable, exclusive, *options = declared
+    if exclusive:
+        return False
+    try:
+        await link.request(F.QUEUE_DECLARE, CHANNEL, name, True, durable, exclusive, *options)
+    except BrokerError:
+        return False
+    return True
 
 
 def _judge(outcomes: list[Any], locked: type[BrokerError], wait_for_locks: bool) -> None:

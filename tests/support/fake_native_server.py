@@ -14,6 +14,7 @@ from typing import Any
 
 from leveret.client.address import parse_url
 from leveret.client.connection import Connector, Settings
+from leveret.protocol.errors import SoftError
 from leveret.protocol.native.connection import FAILED, ServerConnection
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
@@ -185,8 +186,13 @@ class FakeNativeServer:
             self.protocol.answer_channel_close(request, channel)
             return
         answer = getattr(self, f"_{type_.name.lower()}", None)
-        values = answer(channel, *fields) if answer is not None else ()
-        self.protocol.answer(request, *values)
+        try:
+            values = answer(channel, *fields) if answer is not None else ()
+        except SoftError as error:
+            code = ReplyCode(error.reply_code)
+            self.protocol.answer_error(request, code, error.explanation, type_)
+        else:
+            self.protocol.answer(request, *values)
 
     def _log_in(self, hello: Frame) -> None:
         if hello[5] == f"\0guest\0{self.password}".encode():
@@ -229,7 +235,11 @@ class FakeNativeServer:
         self.unconfirmed.clear()
         self.flush()
 
-    def _queue_declare(self, _channel: int, queue: str, *_options: Any) -> tuple[str, int, int]:
+    def _queue_declare(
+        self, _channel: int, queue: str, passive: bool, *_options: Any
+    ) -> tuple[str, int, int]:
+        if passive and queue not in self.queues:
+            raise SoftError(ReplyCode.NOT_FOUND, f"no queue '{queue}' in vhost '/'")
         name = queue or f"amq.gen-{next(self.names)}"
         return name, len(self.queues[name]), 0
 

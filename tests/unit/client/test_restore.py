@@ -224,6 +224,24 @@ class TestQueuesNamedByTheBroker:
             ["amq.gen-2", "amq.direct", "amq.gen-2"],
         ]
 
+    async def test_one_that_outlived_the_link_is_the_same_with_what_is_in_it(
+        self, server: FakeNativeServer, connection: Connection, channel: Channel
+    ) -> None:
+        queue = await channel.declare_queue(durable=True)
+        await queue.bind("amq.direct")
+        await channel.publish(Message(b"x"), queue.name)
+        await lose_and_restore(server, connection)
+        assert queue.name == "amq.gen-1"
+        assert server.of_type(F.QUEUE_BIND)[-1][3:6] == ["amq.gen-1", "amq.direct", "amq.gen-1"]
+        message = await queue.get(no_ack=True)
+        assert message.body == b"x"
+        server.unacked.clear()
+        server.queues.clear()  # the broker was restarted, and the queue was not durable, say
+        await lose_and_restore(server, connection)
+        assert queue.name == "amq.gen-2"
+        await lose_and_restore(server, connection)
+        assert queue.name == "amq.gen-2"
+
     async def test_one_with_a_name_keeps_it(
         self, server: FakeNativeServer, connection: Connection, channel: Channel
     ) -> None:
@@ -273,7 +291,8 @@ class TestChannels:
             await turns(steps)
             await channel.close()
             await connection.wait_connected()
-            assert (other := await connection.channel()).number == 1
+            other = await connection.channel()
+            assert other.number == 1
             await other.close()
 
     async def test_one_that_cannot_be_opened_again_says_so(
