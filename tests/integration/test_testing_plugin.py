@@ -64,6 +64,16 @@ def test_a_restart(leveret_broker):
         assert connection.channel().basic_get("jobs")[2] == b"work"
 """
 
+WRONG_MARKS = """
+import pytest
+
+@pytest.mark.leveret_broker("disk")
+def test_without_a_name(leveret_broker): ...
+
+@pytest.mark.leveret_broker(storage="ssd")
+def test_with_a_wrong_value(leveret_broker): ...
+"""
+
 AIO_PIKA = """
 import aio_pika
 
@@ -105,6 +115,17 @@ def test_a_project_with_clients_of_every_kind(pytester: pytest.Pytester) -> None
         test_sdk=SDK.format(mark=""), test_pika=PIKA, test_aio_pika=AIO_PIKA, test_celery=CELERY
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=6)
+
+
+def test_a_mark_that_makes_no_sense(pytester: pytest.Pytester) -> None:
+    pytester.makeini(CONFIGURATION.format(ASYNCIO.format("auto")))
+    pytester.makepyfile(WRONG_MARKS)
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines_random(
+        ["*TypeError: *positional*", "*ValueError: storage must be*not 'ssd'*"]
+    )
+    result.stdout.no_fnmatch_line("*raised in repr*")
 
 
 def test_asyncio_in_strict_mode(pytester: pytest.Pytester) -> None:

@@ -33,6 +33,8 @@ class Broker:
     Raises what made the start fail.
     """
 
+    _thread: "BrokerThread | None" = None  # while it runs
+
     def __init__(self, *, storage: Storage = "memory", http: bool = False, **options: Any) -> None:
         if storage not in ("memory", "disk"):
             raise ValueError(f"storage must be memory or disk, not {storage!r}")
@@ -41,7 +43,6 @@ class Broker:
         self._directory = tempfile.TemporaryDirectory(prefix="leveret-") if storage == "disk" else None
         self._port = 0  # any free one; after the first start the same over restarts
         self._http_port = 0
-        self._thread: BrokerThread | None = None
         try:
             self._start()
         except BaseException:

@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def leveret_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """A broker of this test's own, empty, in this process."""
     mark = request.node.get_closest_marker("leveret_broker")
-    with Broker(**({} if mark is None else mark.kwargs)) as broker:
+    with Broker() if mark is None else Broker(*mark.args, **mark.kwargs) as broker:
         yield broker
 
 
