@@ -243,6 +243,8 @@ def _expiration_ms(expiration: timedelta | float | None) -> str | None:
     """AMQP carries it as decimal milliseconds in a string."""
     if expiration is None:
         return None
+    if not isinstance(expiration, timedelta | float | int):
+        raise TypeError(f"expiration is a timedelta or a number of seconds, not {type(expiration).__name__}")
     seconds = expiration.total_seconds() if isinstance(expiration, timedelta) else expiration
     if seconds < 0:
         raise ValueError(f"expiration must not be negative: {seconds}")

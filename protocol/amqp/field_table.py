@@ -275,6 +275,8 @@ def _encode_table(table: Mapping[str, FieldValue], depth: int) -> bytes:
 
 
 def _encode_entry(name: str, value: FieldValue, depth: int) -> bytes:
+    if not isinstance(name, str):
+        raise ValueError(f"a field name must be a string, not {type(name).__name__}")
     key = name.encode()
     if len(key) > 255:
         raise ValueError(f"field name longer than 255 octets: {name[:40]!r}...")

@@ -100,12 +100,16 @@ def test_what_cannot_be_sent_is_refused() -> None:
         Message("text")  # type: ignore[arg-type]  # that is the mistake
     with pytest.raises(ValueError, match="negative"):
         Message(b"", expiration=-1).encode_properties()
+    with pytest.raises(TypeError, match="expiration is a timedelta or a number of seconds, not str"):
+        Message(b"", expiration="60000").encode_properties()  # type: ignore[arg-type]  # as other clients do
     with pytest.raises(ValueError, match="priority: must be an integer of 0 to 255, not 300"):
         Message(b"", priority=300).encode_properties()
     with pytest.raises(ValueError, match="correlation_id: must be a string, not int"):
         Message(b"", correlation_id=5).encode_properties()  # type: ignore[arg-type]  # the mistake
     with pytest.raises(ValueError, match="headers: a field table cannot hold a value of type object"):
         Message(b"", headers={"a": object()}).encode_properties()  # type: ignore[dict-item]  # the mistake
+    with pytest.raises(ValueError, match="headers: a field name must be a string, not int"):
+        Message(b"", headers={1: "a"}).encode_properties()  # type: ignore[dict-item]  # the mistake
     with pytest.raises(ValueError, match="over 131072"):
         Message(b"", headers={"x": "y" * 200_000}).encode_properties()
 
