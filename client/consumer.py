@@ -30,7 +30,9 @@ REPLY_TO_QUEUE = "amq.rabbitmq.reply-to"  # a pseudo queue that can be read only
 
 
 def check_prefetch_count(prefetch_count: int) -> None:
-    """Raise ValueError for a number that is none, or no limit."""
+    """Raise TypeError for what is no number, ValueError for one that is no limit."""
+    if not isinstance(prefetch_count, int):
+        raise TypeError(f"prefetch_count must be a whole number, not {type(prefetch_count).__name__}")
     if not 1 <= prefetch_count <= PREFETCH_COUNT_MAX:
         raise ValueError(
             f"prefetch_count must be 1 to {PREFETCH_COUNT_MAX}, not {prefetch_count}: "

@@ -44,6 +44,8 @@ class Handler:
         if not callable(self.callback):
             kind = type(self.callback).__name__
             raise TypeError(f"the callback must be an `async def` or `def` function, not {kind}")
+        if not isinstance(self.concurrency, int):
+            raise TypeError(f"concurrency must be a whole number, not {type(self.concurrency).__name__}")
         if not 1 <= self.concurrency <= CONCURRENCY_MAX:
             raise ValueError(f"concurrency must be at least 1, at most {CONCURRENCY_MAX}: {self.concurrency}")
         prefetch_count = self.subscription.prefetch_count

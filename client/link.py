@@ -180,8 +180,9 @@ class Link:
         """CLOSE during the handshake says what was wrong with it."""
         if not self._welcomed.done():
             refused = code == ReplyCode.ACCESS_REFUSED
+            login = f"{self.address} refuses user {self.address.user!r}: {text}"
             self._welcomed.set_exception(
-                AuthenticationFailed(text) if refused else broker_error(code, text, "connect")
+                AuthenticationFailed(login) if refused else broker_error(code, text, "connect")
             )
 
     def writable(self) -> None:

@@ -212,3 +212,11 @@ class Iteration:
         async with self as messages:
             async for message in messages:
                 yield message
+
+
+def queue_name(queue: Queue | str) -> str:
+    """The name of what a handler is for. Raises TypeError for, above all, the handler itself."""
+    if not isinstance(queue, Queue | str):
+        kind = type(queue).__name__
+        raise TypeError(f'a handler is for a queue or its name, as in @channel.handler("orders"), not {kind}')
+    return str(queue)
