@@ -62,14 +62,13 @@ def decode_body(
 ) -> Any:
     """See `IncomingMessage.decode`. Raises Undecodable only."""
     decode = _find_decoder((content_type or "").strip().lower(), (content_encoding or "").strip().lower())
+    what = f"is no valid {content_type or 'bytes'}"
     try:
         value = decode(body)
+        what = "does not become what it is decoded into"
         return value if into is None else into(value)
     except Exception as error:  # whatever a user's decoder raises
-        shown = content_type or "bytes"
-        raise Undecodable(
-            f"the body of {len(body)} bytes is no valid {shown}: {type(error).__name__}: {error}"
-        ) from error
+        raise Undecodable(f"the body of {len(body)} bytes {what}: {type(error).__name__}: {error}") from error
 
 
 def _find_decoder(content_type: str, content_encoding: str) -> Decoder:

@@ -61,7 +61,8 @@ class IncomingMessage:
         """Of `Queue.get`: how many more were ready then."""
 
     def __repr__(self) -> str:
-        return f"<IncomingMessage {self.delivery_tag} of {len(self.body)} bytes from {self.exchange!r}>"
+        number, size = self.delivery_tag, len(self.body)
+        return f"<IncomingMessage {number} to {self.exchange!r} {self.routing_key!r}, {size} bytes>"
 
     @property
     def channel(self) -> "Channel":
