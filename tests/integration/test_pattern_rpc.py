@@ -361,6 +361,12 @@ class TestOtherPeople:
         async with RpcServer(connection, queue, double):
             assert await asyncio.to_thread(call) == ("one", b"abab")
 
+    async def test_waiting_for_a_server_that_was_not_started(
+        self, connection: Connection, queue: str
+    ) -> None:
+        with pytest.raises(leveret.LeveretError, match="async with RpcServer"):
+            await RpcServer(connection, queue, pytest.fail).wait()
+
     async def test_a_request_without_a_return_address(
         self, shared_daemon: Daemon, connection: Connection, queue: str
     ) -> None:

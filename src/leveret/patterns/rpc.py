@@ -238,7 +238,8 @@ class RpcServer:
 
     async def wait(self) -> None:
         """Serve until the consumer or the connection ends; raises why."""
-        assert self._working is not None
+        if self._working is None:
+            raise LeveretError("this server was not started: `async with RpcServer(...) as server:`")
         await self._working
 
     async def _answer(self, request: IncomingMessage) -> None:
