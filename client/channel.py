@@ -441,9 +441,9 @@ class Channel:
         """`async with channel.transaction():` what the block publishes and settles happens as a whole: when
         it ends well, on the disk when it is left; when it raises, not at all.
 
-        The channel must have no publisher confirms: in the block `publish` does not wait, and what it would
-        raise is raised at the end. A publish that the broker refuses undoes everything; Unroutable and Nacked
-        say that all the rest has happened. After a block that raised, its messages are to be settled again.
+        The channel must have no publisher confirms: in the block `publish` does not wait. What the first one
+        that fails would raise (Unroutable, Nacked ...) is raised at the end, with those after it in `others`,
+        and nothing has happened. After a block that raised, its messages are to be settled again.
 
         Outside of the blocks everything still takes effect at once, only that a refused publish now closes
         the channel.

@@ -19,8 +19,8 @@
     - `Undecodable`: a body is not what its content type says, or nobody knows how to decode that type
     - `WrongLoop`: something of a connection was used in another event loop than the connection's
 
-Whatever a publish raises carries what was published as `message`. Wrong arguments raise `ValueError` or
-`TypeError`.
+Whatever a publish raises carries what was published as `message`; when it was one of several in a
+transaction, the errors of those after it are in `others`. Wrong arguments raise `ValueError` or `TypeError`.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,9 @@ class LeveretError(Exception):
 
     message: "Message | None" = None
     """What was published, when it was a publish that failed."""
+
+    others: "Sequence[LeveretError]" = ()
+    """When a publish in a transaction failed: the errors of those after it in the same one."""
 
 
 class BrokerError(LeveretError):

@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from copy import copy
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -236,9 +237,10 @@ class Publisher:
     def refused(self, tags: list[TagElement], code: int, text: str) -> None:
         """REFUSE"""
         kind = Nacked if code == ReplyCode.RESOURCE_ERROR else broker_error
+        refusal = partial(kind, code, text, "publish")
         if not self._confirms:
             transaction = self._channel.current_transaction
-            if transaction is None or not transaction.refused(tags, kind(code, text, "publish")):
+            if transaction is None or not transaction.refused(tags, refusal):
                 log.warning("a publish without confirms was refused: %d %s", code, text)
             return
         freed_bytes = 0
@@ -248,7 +250,7 @@ class Publisher:
                 if record is not None:
                     self._returned.discard(tag)
                     freed_bytes += record[3]
-                    _fail(record, kind(code, text, "publish"))
+                    _fail(record, refusal())
         self._settled(freed_bytes)
 
     def returned(self, messages: list[list[Any]]) -> None:

@@ -4,12 +4,13 @@ Made by `Channel.transaction` for one block, and the channel's only one until th
 channel that has once begun one commits by itself whatever is done outside of a block.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.native.tags import TagElement
 
-from .errors import ConnectionLost, LeveretError, Unroutable
+from .errors import BrokerError, ConnectionLost, LeveretError, Unroutable
 from .message import Message
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Transaction:
         self._settled: list[IncomingMessage] = []
         self._settler = channel.settler
         self._settled_through = channel.settler.settled_through
-        self._missing: LeveretError | None = None  # what was committed without arriving
+        self._failed: dict[int, LeveretError] = {}  # by publish tag: what will not arrive, and why
         self._interruption: ConnectionLost | None = None  # the broker has rolled back by itself
 
     # What the channel tells it
@@ -42,17 +43,17 @@ class Transaction:
 
     def returned(self, publish_tags: list[int]) -> bool:
         """RETURN. Whether it was about a publish of this block."""
-        publishes = [self._publishes[tag] for tag in publish_tags if tag in self._publishes]
-        if publishes:
-            self._missing = self._missing or Unroutable(*publishes[0])
-        return bool(publishes)
+        tags = [tag for tag in publish_tags if tag in self._publishes]
+        self._failed.update((tag, Unroutable(*self._publishes[tag])) for tag in tags)
+        return bool(tags)
 
-    def refused(self, publish_tags: list[TagElement], error: LeveretError) -> bool:
+    def refused(self, publish_tags: list[TagElement], refusal: Callable[[], BrokerError]) -> bool:
         """REFUSE, of tags one by one. Whether it was about a publish of this block."""
-        if not any(tag in self._publishes for tag in publish_tags if isinstance(tag, int)):
-            return False
-        self._missing = self._missing or error
-        return True
+        tags = [tag for tag in publish_tags if isinstance(tag, int) and tag in self._publishes]
+        for tag in tags:
+            self._failed[tag] = error = refusal()
+            error.message = self._publishes[tag][0]
+        return bool(tags)
 
     def interrupted(self) -> ConnectionLost:
         """The connection broke. What of the block is still to come fails with this error."""
@@ -66,21 +67,32 @@ class Transaction:
     # How it ends
 
     async def commit(self) -> None:
-        """Raises the broker's error, and nothing has happened; or what of it did not arrive."""
+        """When it raises, nothing has happened; but ConnectionLost may leave that open."""
         try:
             if self._interruption is not None:
                 raise self._interruption
-            committing = self._channel.start_request(FrameType.TX_COMMIT)
+            committing = self._channel.start_request(FrameType.TX_COMMIT, True)
             self.is_open = False
             await committing
         except ConnectionLost as lost:
             self._unsettle()
             raise (self._interruption or lost) from None
+        except BrokerError as error:
+            self._unsettle()
+            raise (self._first_failure() or error) from None
         except LeveretError:
             self._unsettle()
             raise
-        if self._missing is not None:
-            raise self._missing
+
+    def _first_failure(self) -> LeveretError | None:
+        """Of the publishes; it knows of the others."""
+        if not self._failed:
+            return None
+        first, *others = [self._failed[tag] for tag in sorted(self._failed)]
+        if others:
+            first.others = others
+            first.add_note(f"{len(others)} more publishes of the transaction failed; the next: {others[0]}")
+        return first
 
     def roll_back(self) -> None:
         """Without waiting: it cannot fail."""

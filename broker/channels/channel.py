@@ -14,7 +14,7 @@ Invariants:
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.protocol.amqp.field_table import FieldTable
 from leveret.protocol.amqp.properties import PropertyFacts, read_facts, with_changes
@@ -28,7 +28,7 @@ from ..queues.delivery import REFUSED, RETURNED, TAKEN, Outcome, delivered_prope
 from .confirms import Confirms
 from .direct_reply import REPLY_TO, ReplyConsumer, is_reply_name
 from .publish_checks import check_publish
-from .transaction import Kept, Transaction
+from .transaction import KeptPublish, KeptSettlement, Transaction
 from .unacked import Delivery, Unacked
 from .wire import Wire
 
@@ -208,15 +208,9 @@ class Channel:
                 properties, facts = routed, read_facts(routed)
         if self._transaction is None:
             return self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
-        publish = partial(
-            self._commit_publish, queues, exchange, routing_key, mandatory, properties, facts, body
-        )
-        self._transaction.publishes.append(publish)
+        kept = KeptPublish(queues, exchange, routing_key, mandatory, properties, facts, body)
+        self._transaction.publishes.append(kept)
         return TAKEN
-
-    def _commit_publish(self, queues: "Sequence[Queue]", *publish: Any) -> Outcome:
-        """A kept publish goes to those of its queues that are still there."""
-        return self._deliver_publish([queue for queue in queues if not queue.is_deleted], *publish)
 
     def _deliver_publish(
         self,
@@ -283,7 +277,11 @@ class Channel:
         if self._confirms is not None:
             raise SoftError(ReplyCode.PRECONDITION_FAILED, "cannot switch from confirm to tx mode")
         if self._transaction is None:
-            self._transaction = Transaction()
+            self._transaction = Transaction(self._deliver_publish)
+
+    def tx_failures(self) -> list[tuple[int, SoftError]]:
+        """Which publishes of the transaction, by position, a commit would lose now, and why."""
+        return self._require_transaction().failures()
 
     def tx_commit(self, before_publish: Callable[[int], object] = lambda _: None) -> list[int]:
         """Applies everything at once; the session holds commit-ok back until it is durable.
@@ -478,7 +476,7 @@ class Channel:
             apply(deliveries)
         else:
             self._transaction.settlements.append(
-                Kept(
+                KeptSettlement(
                     partial(self._commit_settlement, deliveries, apply),
                     partial(self._unacked.restore, deliveries),
                 )

@@ -49,7 +49,12 @@ class DirectReplies:
         consumer = self._consumers.get(message.routing_key)
         if consumer is not None:
             consumer.channel.deliver_reply(message)
-        return message.routing_key.startswith(_PREFIX)
+        return is_answer(message.exchange, message.routing_key)
+
+
+def is_answer(exchange: str, routing_key: str) -> bool:
+    """Whether what is published there goes straight to a channel, if that is still there."""
+    return not exchange and routing_key.startswith(_PREFIX)
 
 
 def is_reply_name(queue_name: str) -> bool:

@@ -247,7 +247,7 @@ class Queue:
 
         The caller gives the copy to the journal before the turn ends.
         """
-        if self._refuses_surplus and not self._has_room(message):
+        if self._refuses_surplus and not self.has_room(1, len(message.body)):
             self._refuse(message)
             return None
         copy = QueuedMessage(message, self, None, 0)
@@ -313,11 +313,13 @@ class Queue:
             self._message_expiry = MessageExpiry(self.vhost.services, self._mark)
         return self._message_expiry
 
-    def _has_room(self, message: Message) -> bool:
-        body_bytes = len(message.body)
-        if self._exceeds(self._ready.count + 1, self._ready.body_bytes + body_bytes) and self._marked:
+    def has_room(self, count: int, body_bytes: int) -> bool:
+        """Whether so many more messages, with bodies of this size together, would not be refused."""
+        if not self._refuses_surplus:
+            return True
+        if self._exceeds(self._ready.count + count, self._ready.body_bytes + body_bytes) and self._marked:
             self._hand_out()  # what came earlier in this turn and goes straight to a consumer takes no room
-        return not self._exceeds(self._ready.count + 1, self._ready.body_bytes + body_bytes)
+        return not self._exceeds(self._ready.count + count, self._ready.body_bytes + body_bytes)
 
     def _exceeds(self, count: int, body_bytes: int) -> bool:
         """Whether that much is over the limits, which count ready messages and their bodies only."""

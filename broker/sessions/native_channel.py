@@ -294,12 +294,18 @@ class NativeChannel:
     def _keep_tag(self, _: Outcome) -> None:
         self._kept_tags.append(self._publish_tag)
 
-    def tx_commit(self) -> None:
-        """All or nothing: what lacks a publish is rolled back, and the reason is the answer."""
+    def tx_commit(self, all_or_nothing: bool) -> None:
+        """What lacks a publish that was refused when it came is rolled back, and the reason is the answer;
+        with `all_or_nothing` so is what would lose one now.
+        """
         flaw, tags = self._flaw, self._kept_tags
+        if all_or_nothing:
+            for position, error in self.channel.tx_failures():
+                self._report(tags[position], error)
+                flaw = flaw or error
         if flaw is not None:
             self.tx_rollback()
-            self.write_batches()  # the REFUSE that explains it comes first
+            self.write_batches()  # RETURN and REFUSE, which say what it was, come first
             raise flaw
         self._kept_tags = []
 
@@ -309,6 +315,12 @@ class NativeChannel:
         for position in self.channel.tx_commit(starting):
             self._refuse(tags[position], _refused_by_queue())
         self.write_batches()  # RETURN and REFUSE come before the reply
+
+    def _report(self, tag: int, error: SoftError) -> None:
+        if error.reply_code is ReplyCode.NO_ROUTE:
+            self._returned.append((tag, error.reply_code, error.reply_code.name))
+        else:
+            self._refuse(tag, error)
 
     def tx_rollback(self) -> None:
         self.channel.tx_rollback()

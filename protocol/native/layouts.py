@@ -219,7 +219,7 @@ LAYOUTS: dict[int, Layout] = {
         _request(FrameType.REJECT, _DELIVERY_TAGS, _REQUEUE),
         _request(FrameType.RECOVER),
         _request(FrameType.TX_SELECT),
-        _request(FrameType.TX_COMMIT),
+        _request(FrameType.TX_COMMIT, _off("all_or_nothing")),
         _request(FrameType.TX_ROLLBACK),
         _request(FrameType.EXTEND, _DELIVERY_TAGS),
         Layout(

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 from random import Random
 
@@ -13,7 +14,17 @@ from pattern_worker import Workers
 from proxy import READ_BYTES, Proxy
 
 import leveret
-from leveret import Channel, IncomingMessage, Message, NotFound, Queue, Reconnect, Unroutable
+from leveret import (
+    Channel,
+    IncomingMessage,
+    Message,
+    Nacked,
+    NotFound,
+    PreconditionFailed,
+    Queue,
+    Reconnect,
+    Unroutable,
+)
 from leveret.patterns import pipeline as pipeline_module
 from leveret.patterns.pipeline import Output, Pipeline
 
@@ -139,15 +150,73 @@ class TestPipeline:
         assert await take_all(channel, target.name) == []
         await ready(channel, source.name, 2)
 
-    async def test_an_output_that_reaches_no_queue_is_raised(
+    async def test_an_output_that_reaches_no_queue_undoes_the_batch_and_is_raised(
         self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
     ) -> None:
-        async def handle(message: IncomingMessage) -> list[Output]:
-            return [Output(Message(b"result"), "nowhere")]
+        source, target, _ = queues
 
-        await publish(channel, queues[0].name, ["1"])
+        async def handle(message: IncomingMessage) -> list[Output]:
+            return [Output(Message(message.body), target.name), Output(Message(b"result"), "nowhere")]
+
+        await publish(channel, source.name, ["1", "2"])
         with pytest.raises(Unroutable, match="nowhere"):
-            await Pipeline(connection, queues[0].name, handle).run()
+            await Pipeline(connection, source.name, handle).run()
+        assert await take_all(channel, target.name) == []
+        await ready(channel, source.name, 2)
+
+    async def test_a_queue_that_is_deleted_and_made_again_while_outputs_come_costs_none(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        source, target, _ = queues
+        inputs = [f"{number}" for number in range(200)]
+        results: list[str] = []
+
+        async def handle(message: IncomingMessage) -> list[Output]:
+            return [Output(Message(message.body), target.name)]
+
+        async def work() -> None:
+            while True:
+                try:
+                    await Pipeline(connection, source.name, handle, batch_size=4).run()
+                except Unroutable:
+                    refused.append(1)
+                else:
+                    return
+
+        refused: list[int] = []
+        await publish(channel, source.name, inputs)
+        working = asyncio.create_task(work())
+        deadline = time.monotonic() + PATIENCE_S
+        while len(results) < len(inputs):
+            assert time.monotonic() < deadline, f"{len(results)} outputs of {len(inputs)}"
+            results += await take_all(channel, target.name)
+            # Only an empty queue goes, so whatever is missing in the end was lost by the pipeline.
+            with suppress(PreconditionFailed):
+                await channel.queue_delete(target.name, if_empty=True)
+            await asyncio.sleep(0.002)
+            await channel.declare_queue(target.name, durable=True)
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
+        assert Counter(results) == Counter(inputs)
+        assert refused
+
+    async def test_a_full_queue_undoes_the_batch(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        source, target, _ = queues
+        full = f"{target.name}-full"
+        await channel.declare_queue(full, arguments={"x-max-length": 3, "x-overflow": "reject-publish"})
+
+        async def handle(message: IncomingMessage) -> list[Output]:
+            return [Output(Message(message.body), full) for _ in range(2)]
+
+        await publish(channel, source.name, ["1", "2"])
+        with pytest.raises(Nacked, match=f"queue '{full}' in vhost '/' has no room") as caught:
+            await Pipeline(connection, source.name, handle).run()
+        assert caught.value.message.body == b"2"
+        assert await channel.queue_delete(full) == 0
+        await ready(channel, source.name, 2)
 
     async def test_requeue(
         self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]

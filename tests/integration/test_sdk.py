@@ -219,6 +219,37 @@ class TestTransaction:
         assert await queue.delete() == 0
         await (await connection.channel()).queue_delete(results.name)
 
+    async def test_what_cannot_arrive_undoes_all_of_it(
+        self, connection: Connection, queue: Queue, name: str
+    ) -> None:
+        channel = await connection.channel(publisher_confirms=False)
+        full = await channel.declare_queue(
+            f"{name}-full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+        )
+        await channel.publish(Message(b"job"), queue.name)
+        job = await (await channel.get_queue(queue.name)).get()
+        assert job is not None
+        results = [Message(b"%d" % number) for number in range(4)]
+
+        async def work() -> None:
+            async with channel.transaction():
+                for result, routing_key in zip(
+                    results, (queue.name, "nowhere", full.name, full.name), strict=True
+                ):
+                    await channel.publish(result, routing_key)
+                await job.ack()
+
+        with pytest.raises(Unroutable, match="nowhere") as caught:
+            await work()
+        assert caught.value.message is results[1]
+        assert [(type(other), other.message) for other in caught.value.others] == [(Nacked, results[3])]
+        assert (await channel.get_queue(queue.name)).message_count == 0
+        assert await full.delete() == 0
+        async with channel.transaction():
+            await job.ack()
+        await channel.close()
+        assert await queue.delete() == 0
+
     async def test_what_was_committed_survives_kill_9_and_what_was_not_does_not(self, daemon: Daemon) -> None:
         async with leveret.connect(daemon.leveret_url) as connection:
             channel = await connection.channel(publisher_confirms=False)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from fake_services import FakeClock, FakeTimers
-from ledger import EXPIRING, FULL, QUEUES, QUORUM, TRANSIENT, Ledger
+from ledger import EXPIRING, FULL, FULL_AT, QUEUES, QUORUM, TRANSIENT, Ledger
 from storm_producer import StormProducer
 from whole_broker import GROUP, USER, NotingWire
 
@@ -412,10 +412,10 @@ class Storm:
         self._open_consumer()
 
     def _transaction(self) -> None:
-        """Of some publishes, and acks of what it gets itself."""
+        """Of some publishes, and acks of what it gets itself; all or nothing."""
         channel = self._connection.open_channel(TRANSACTION, NotingWire())
         channel.tx_select()
-        queues = [queue for queue in map(self._queues.get, QUEUES) if queue and queue.name != FULL]
+        queues = [queue for queue in map(self._queues.get, QUEUES) if queue]
         published = [
             self._write(self._random.choice(queues), channel)
             for _ in range(self._random.randint(1, 4))
@@ -424,8 +424,8 @@ class Storm:
         taken = [got for _ in range(2) if (got := self._take(channel)) is not None]
         for tag, _, _ in taken:
             channel.ack(tag, False)
-        if self._random.random() < 0.7:
-            channel.tx_commit()
+        if self._random.random() < 0.7 and not self._would_fail(channel, published):
+            assert channel.tx_commit() == []
             self.ledger.commit(published, [(queue.name, number) for _, queue, number in taken])
             self._connection.close_channel(TRANSACTION)
             return
@@ -433,6 +433,15 @@ class Storm:
         self._connection.close_channel(TRANSACTION)
         for _, queue, number in taken:
             self.ledger.give_back(queue.name, number, failed=True)
+
+    def _would_fail(self, channel: Channel, published: Sequence[tuple[str, int]]) -> bool:
+        """Whether `full` has no room for all of a transaction; the ledger must agree how much it lacks."""
+        failures = channel.tx_failures()
+        count = sum(queue == FULL for queue, _ in published)
+        if count:
+            lacking = len(self.ledger.books[FULL].ready) + count - FULL_AT
+            assert len(failures) == max(0, min(lacking, count))
+        return bool(failures)
 
     def _purge(self) -> None:
         queue = self._some_queue()

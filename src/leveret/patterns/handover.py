@@ -1,8 +1,8 @@
 """A message goes on to its next queue without a gap: ack and publish in one transaction.
 
 Whoever publishes the next message and then acks this one does it twice when the process dies in between; the
-other way round loses it. In a transaction the broker does both or neither, and a crash leaves no third way.
-`retry` and `saga` stand on it.
+other way round loses it. In a transaction the broker does both or neither, whoever crashes; and neither when
+the next queue has just been deleted, or is full and refuses the message. `retry` and `saga` stand on it.
 
     hand_over = HandOver(await connection.channel(publisher_confirms=False))
     ...
@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from leveret.client import Channel, DeliveryMode, IncomingMessage, LeveretError, Message, Unroutable
+from leveret.client import Channel, DeliveryMode, IncomingMessage, LeveretError, Message
 
 SENDER_HEADERS = ("CC", "BCC")  # further routing keys: a copy that goes on must not go there once more
 
@@ -51,8 +51,10 @@ class HandOver:
     ) -> None:
         """Ack a message and put another one into a queue, as one change that is on the disk on return.
 
-        `declare` makes sure that the queue exists. Raises what the broker refuses: then nothing has happened,
-        and the message is back in its queue with one more failed delivery, which its delivery limit bounds.
+        `declare` makes sure that the queue exists. Raises what the broker refuses, such as Unroutable when
+        somebody deletes the queue just then: nothing has happened then, and the message is back in its queue
+        with one more failed delivery, which its delivery limit bounds. Without `mandatory` a message to a
+        queue that does not exist is dropped instead.
         """
         async with self._turn:
             try:
@@ -61,13 +63,6 @@ class HandOver:
                 async with self.channel.transaction():
                     await self.channel.publish(next_one, queue, mandatory=mandatory)
                     await message.ack()
-            except Unroutable:
-                # Somebody deleted the queue just now. The ack has happened, so what is here is all there is.
-                if declare is None:
-                    raise
-                await declare()
-                async with self.channel.transaction():
-                    await self.channel.publish(next_one, queue)
             except Exception:
                 if not message.is_settled:
                     with suppress(LeveretError):  # on a channel that has ended it goes back by itself

@@ -18,9 +18,8 @@ commit waits for the disk, and this shares the wait. Outputs leave in the order 
 
 - An input whose handler raises is rejected in the same commit: dead-lettered, if its queue says so. With
   `requeue` it comes again; give its queue a delivery limit then.
-- When the broker refuses an output (no such exchange), nothing of the batch has happened and `run` raises.
-- Unroutable or Nacked out of `run` say that an output reached no queue and all the rest is committed, as
-  AMQP's transactions have it. So declare the queues of the outputs first, and let them not reject publishes.
+- When an output cannot arrive (there is no such exchange; no queue for it; or one that rejects publishes has
+  no room for the batch), nothing of the batch has happened, and `run` raises: NotFound, Unroutable or Nacked.
 - When the connection breaks, the pipeline goes on with the next one, if the connection reconnects.
 """
 

@@ -117,7 +117,7 @@ class Channel(Face[aio.Channel]):
         """Make a queue, or make sure that it is as described; without a name, the broker picks one.
 
         When the connection breaks it is declared again, like exchanges and bindings. If the broker picked its
-        name, it picks another one then, and `Queue.name` changes.
+        name and the queue is gone, it picks another one then, and `Queue.name` changes.
         """
         return _queue.Queue(
             self._portal,
@@ -200,9 +200,9 @@ class Channel(Face[aio.Channel]):
         """`with channel.transaction():` what the block publishes and settles happens as a whole: when
         it ends well, on the disk when it is left; when it raises, not at all.
 
-        The channel must have no publisher confirms: in the block `publish` does not wait, and what it would
-        raise is raised at the end. A publish that the broker refuses undoes everything; Unroutable and Nacked
-        say that all the rest has happened. After a block that raised, its messages are to be settled again.
+        The channel must have no publisher confirms: in the block `publish` does not wait. What the first one
+        that fails would raise (Unroutable, Nacked ...) is raised at the end, with those after it in `others`,
+        and nothing has happened. After a block that raised, its messages are to be settled again.
 
         Outside of the blocks everything still takes effect at once, only that a refused publish now closes
         the channel.

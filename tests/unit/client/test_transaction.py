@@ -89,51 +89,80 @@ async def test_outside_of_blocks_everything_is_committed_at_once(
     assert [frame[1] for frame in server.of_type(F.TX_COMMIT)].count(0) == 1
 
 
+@pytest.mark.parametrize(
+    ("exchange", "text"),
+    [("missing", "publish: 404 NOT_FOUND - no exchange"), ("", "tx_commit: 404 NOT_FOUND")],
+)
 async def test_a_commit_that_the_broker_refuses_raises_and_has_settled_nothing(
-    server: FakeNativeServer, channel: Channel
+    server: FakeNativeServer, channel: Channel, exchange: str, text: str
 ) -> None:
     server.errors[F.TX_COMMIT] = (ReplyCode.NOT_FOUND, "no exchange 'missing' in vhost '/'")
     message = await a_job(server, channel)
+    refused = Message(b"1")
 
     async def block() -> None:
         async with channel.transaction():
-            await channel.publish(Message(b"1"), "", exchange="missing")
+            await channel.publish(refused, "q", exchange=exchange)
             await message.ack()
 
-    with pytest.raises(NotFound, match="tx_commit: 404"):
+    with pytest.raises(NotFound, match=text) as caught:
         await block()
+    assert caught.value.message is (refused if exchange else None)
     assert not message.is_settled
 
 
-async def test_an_unroutable_message_is_raised_after_the_commit(
+async def test_the_commit_is_to_be_all_or_nothing(server: FakeNativeServer, channel: Channel) -> None:
+    async with channel.transaction():
+        pass
+    await channel.publish(Message(b"by itself"), "q")
+    await channel.request(F.QOS, 1, False)
+    assert [frame[3] for frame in server.of_type(F.TX_COMMIT)] == [True, False]
+
+
+async def test_an_unroutable_message_undoes_all_and_is_raised(
     server: FakeNativeServer, channel: Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
+    server.errors[F.TX_COMMIT] = (ReplyCode.NO_ROUTE, "exchange '' has no queue for routing key 'nowhere'")
+    message = await a_job(server, channel)
     lost = Message(b"lost")
 
     async def block() -> None:
         async with channel.transaction():
             await channel.publish(Message(b"1"), "q")
             await channel.publish(lost, "nowhere")
+            await message.ack()
 
     with pytest.raises(Unroutable) as caught:
         await block()
     assert caught.value.message is lost
+    assert caught.value.others == ()
+    assert not message.is_settled
     assert sent(server)[-1] is F.TX_COMMIT
     assert caplog.text == ""
+    del server.errors[F.TX_COMMIT]
     async with channel.transaction():
-        pass
+        await channel.publish(Message(b"2"), "q")
 
 
-async def test_what_a_full_queue_refuses_is_raised_after_the_commit(
+async def test_when_several_publishes_fail_the_first_knows_of_the_others(
     server: FakeNativeServer, channel: Channel
 ) -> None:
+    server.errors[F.TX_COMMIT] = (ReplyCode.RESOURCE_ERROR, "queue 'full' in vhost '/' has no room")
+    messages = [Message(b"%d" % number) for number in range(4)]
+
     async def block() -> None:
         async with channel.transaction():
-            await channel.publish(Message(b"1"), "q")
-            server.send(F.REFUSE, channel.number, [1], 506, "RESOURCE_ERROR - a queue refused the message")
+            for message, queue in zip(messages, ("q", "full", "nowhere", "full"), strict=True):
+                server.queues["full"].clear()
+                await channel.publish(message, queue)
+            server.send(F.REFUSE, channel.number, [2, 4], 506, "RESOURCE_ERROR - no room")
 
-    with pytest.raises(Nacked):
+    with pytest.raises(Nacked, match="publish: 506 RESOURCE_ERROR - no room") as caught:
         await block()
+    assert [caught.value.message, *(other.message for other in caught.value.others)] == messages[1:]
+    assert [type(other) for other in caught.value.others] == [Unroutable, Nacked]
+    next_one = caught.value.others[0]
+    assert caught.value.__notes__ == [f"2 more publishes of the transaction failed; the next: {next_one}"]
 
 
 async def test_there_is_one_at_a_time(channel: Channel) -> None:
