@@ -36,7 +36,7 @@ from .incoming import IncomingMessage
 from .link import Link
 from .message import Message
 from .publisher import Publisher
-from .queue import Queue
+from .queue import Queue, queue_name
 from .settler import NO_REPLY, Settler
 from .transaction import Transaction
 
@@ -466,19 +466,13 @@ class Channel:
 
     def _begin(self) -> Transaction:
         self.require_open()
-        if self.publisher_confirms:
-            raise LeveretError(
-                "a channel with publisher confirms has no transactions; "
-                "open one with connection.channel(publisher_confirms=False)"
-            )
-        if self.current_transaction is not None:
-            raise LeveretError("this channel is in a transaction; let it end, or open another channel")
+        transaction = Transaction(self)
         if self._is_transactional:
             self.write_batches()
         else:
             self.send(FrameType.TX_SELECT)
             self._is_transactional = True
-        return Transaction(self)
+        return transaction
 
     @property
     def _is_in_transaction(self) -> bool:
@@ -520,7 +514,7 @@ class Channel:
         or raises, see `Queue.consume`.
         """
         subscription = Subscription(
-            str(queue), consumer_tag, False, exclusive, prefetch_count, dict(arguments or {})
+            queue_name(queue), consumer_tag, False, exclusive, prefetch_count, dict(arguments or {})
         )
 
         def declare(callback: F) -> F:

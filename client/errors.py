@@ -88,10 +88,10 @@ class Unroutable(LeveretError):
     message: "Message"
 
     def __init__(self, message: "Message", exchange: str, routing_key: str) -> None:
-        super().__init__(
-            f"no queue is bound to exchange '{exchange}' for routing key '{routing_key}'; "
-            "publish with mandatory=False when that is no error"
-        )
+        where = f"no queue is bound to exchange '{exchange}' for routing key '{routing_key}': bind one"
+        if not exchange:  # the default one, where each queue is bound by its name
+            where = f"there is no queue '{routing_key}': declare it first"
+        super().__init__(f"{where}, or publish with mandatory=False when that is no error")
         self.message = message
         self.exchange = exchange
         self.routing_key = routing_key

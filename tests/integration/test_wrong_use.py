@@ -158,6 +158,11 @@ class TestUrls:
         with pytest.raises(leveret.NotAllowed, match="vhost shop not found"):
             await leveret.connect(f"leveret://127.0.0.1:{shared_daemon.port}/shop")
 
+    async def test_a_wrong_password(self, shared_daemon: Daemon) -> None:
+        with pytest.raises(leveret.AuthenticationFailed, match=r"127\.0\.0\.1:\d+ .*'ann'") as refused:
+            await leveret.connect(f"leveret://ann:secret@127.0.0.1:{shared_daemon.port}/")
+        assert "secret" not in str(refused.value)
+
     async def test_a_port_where_nobody_listens(self) -> None:
         with pytest.raises(leveret.ConnectionLost, match=r"cannot connect to 127\.0\.0\.1:1"):
             await leveret.connect("leveret://127.0.0.1:1/")
@@ -180,13 +185,29 @@ class TestArguments:
         with pytest.raises(ValueError, match="prefetch_count must be 1 to 65535"):
             await channel.set_qos(prefetch_count=0)
 
+    async def test_numbers_that_are_texts(self, channel: Channel, queue: Queue) -> None:
+        with pytest.raises(TypeError, match="prefetch_count must be a whole number, not str"):
+            await channel.set_qos("10")  # type: ignore[arg-type]  # the mistake
+        with pytest.raises(TypeError, match="concurrency must be a whole number, not str"):
+            channel.handler(queue, concurrency="10")(print)  # type: ignore[arg-type]  # the mistake
+
+    async def test_a_handler_without_its_queue(self, channel: Channel) -> None:
+        with pytest.raises(TypeError, match=r'a queue or its name, as in @channel\.handler\("orders"\)'):
+
+            @channel.handler  # type: ignore[arg-type]  # the mistake
+            async def handle(message: IncomingMessage) -> None: ...
+
     async def test_a_queue_that_is_not_there(self, channel: Channel) -> None:
         with pytest.raises(leveret.NotFound, match="no queue 'ordres' in vhost '/'"):
             await channel.get_queue("ordres")
 
+    async def test_publishing_to_a_queue_that_is_not_there(self, channel: Channel) -> None:
+        with pytest.raises(leveret.Unroutable, match="there is no queue 'ordres': declare it first"):
+            await channel.publish(Message(b""), "ordres")
+
     async def test_a_routing_key_that_nobody_bound(self, channel: Channel) -> None:
         with pytest.raises(leveret.Unroutable, match="publish with mandatory=False when that is no error"):
-            await channel.publish(Message(b""), "ordres")
+            await channel.publish(Message(b""), "ordres", exchange="amq.direct")
 
     async def test_a_transaction_on_a_channel_with_confirms(self, channel: Channel) -> None:
         with pytest.raises(leveret.LeveretError, match=r"connection\.channel\(publisher_confirms=False\)"):
