@@ -49,6 +49,8 @@ def bench(
         click.echo(table([(one.name, one.about) for one in SCENARIOS.values()], left=2))
         return 0
 
+    if url and any(options.sync_delay_ms):
+        raise click.UsageError("the syncs of a broker that runs already cannot be made slower")
     names = list(SCENARIOS) if is_all else scenarios or (DEFAULT,)
     runs: list[Run] = []
     for disk in disks(options.directory, options.sync_delay_ms):

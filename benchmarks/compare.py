@@ -63,8 +63,8 @@ def compare(revisions: tuple[str, ...], only: tuple[str, ...], strict: bool, **r
     exit code is 2.
     """
     options = taken(Options, rest)
-    if len(revisions) > 2:
-        raise click.UsageError("two revisions at most")
+    if len(revisions) > 2 or len(set(revisions)) < len(revisions):
+        raise click.UsageError("two different revisions at most")
     targets = [target for target in TARGETS if not only or target.scenario in only]
     if revisions:
         targets = [target for target in targets if target.wire != SDK]
@@ -105,7 +105,7 @@ def _brokers(disk: Disk) -> tuple[Side, Side]:
 
 def _revisions(revisions: Sequence[str], disk: Disk) -> tuple[Side, Side]:
     sides = []
-    for revision in (*revisions, HERE)[1::-1]:
+    for revision in (*revisions, HERE)[1::-1]:  # the second one first: that is ours
         try:
             source = None if revision == HERE else check_out(revision, disk.directory)
         except NoRevision as error:

@@ -1,6 +1,9 @@
-"""A command as a program of its own: `python -m benchmarks...`."""
+"""A command as a program of its own: `python -m benchmarks...`; and how such a program is ended."""
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -18,3 +21,13 @@ def run_program(command: click.Command, name: str) -> NoReturn:
     except click.Abort:
         code = EXIT_INTERRUPTED
     sys.exit(code)
+
+
+@contextmanager
+def tidy_at_sigterm() -> Iterator[None]:
+    """SIGTERM is as good as Ctrl-C: no broker is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

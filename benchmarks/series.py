@@ -1,6 +1,6 @@
 """Runs in turn: A B A B, so that a machine that gets slower does not favour one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from .brokers import BrokerFailed
 from .contestant import Contestant
 from .disk import Disk
 from .load.link import LoadFailed
+from .program import tidy_at_sigterm
 from .runs import Run
 from .scenarios import Scenario
 from .subject import Timing
@@ -34,15 +35,20 @@ class Series:
         """A run that fails is a run with a problem; the others go on."""
         bar = Bar(self.repetitions * sum(len(match.contestants) for match in self.matches))
         runs = []
+        for scenario, contestant, number in self._in_turn():
+            bar.begin(f"{scenario.name} on {contestant.name}")
+            place = disk.directory / f"{scenario.name}-{number}"
+            with tidy_at_sigterm():
+                run = self._run_one(scenario, contestant, place, bar)
+            runs.append(replace(run, sync_delay_ms=disk.sync_delay_ms))
+            bar.end(run.problem or f"{run.rate:,.0f}/s")
+        return runs
+
+    def _in_turn(self) -> Iterator[tuple[Scenario, Contestant, int]]:
         for match in self.matches:
             for number in range(self.repetitions):
                 for contestant in match.contestants:
-                    bar.begin(f"{match.scenario.name} on {contestant.name}")
-                    place = disk.directory / f"{match.scenario.name}-{number}"
-                    run = self._run_one(match.scenario, contestant, place, bar)
-                    runs.append(replace(run, sync_delay_ms=disk.sync_delay_ms))
-                    bar.end(run.problem or f"{run.rate:,.0f}/s")
-        return runs
+                    yield match.scenario, contestant, number
 
     def _run_one(self, scenario: Scenario, contestant: Contestant, place: Path, bar: Bar) -> Run:
         try:

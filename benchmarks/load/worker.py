@@ -15,7 +15,7 @@ from .actor import Actor, Report
 from .link import LoadFailed
 
 READY = "ready"
-LOST_AFTER_S = 20
+LOST_AFTER_S = 60
 """What has not come after so long without anything coming is lost."""
 WAIT_MAX_S = 0.1
 
@@ -44,7 +44,7 @@ class Sample:
 
 
 class Worker:
-    """Runs until all its actors are done. Speaks with the crew through a pipe."""
+    """Runs until all its actors are done. Speaks with its hand (hand.py) through a pipe."""
 
     def __init__(self, tasks: Sequence[Task], pipe: Connection) -> None:
         self._actors = [task.start() for task in tasks]

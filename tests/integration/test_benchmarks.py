@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -108,6 +109,19 @@ def test_a_curve_is_drawn(tmp_path: Path) -> None:
     texts = {element.text for element in ElementTree.parse(tmp_path / "sizes.svg").iter()}
     assert {"16 B", "leveret amqp", "leveret native", "messages per second"} <= texts
     assert len(json.loads((tmp_path / "sizes.json").read_text())["runs"]) == 2
+
+
+def test_nothing_is_left_behind_when_it_is_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "leveret", "bench", "--seconds=60", f"--directory={tmp_path}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as bench:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob("*/*/data")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        bench.terminate()
+        _, said = bench.communicate(timeout=30)
+
+    assert (bench.returncode, said.strip()) == (1, "leveret: interrupted")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broker_that_is_not_there_is_a_failure() -> None:
