@@ -152,7 +152,8 @@ class Consumer:
 
     def link_lost(self) -> None:
         """The connection broke and will be made anew: the broker sends again what nobody has settled."""
-        self._buffer.clear()
+        if not self.subscription.is_reply_to:
+            self._buffer.clear()
 
     def ended(self, error: LeveretError, *, keep_buffer: bool) -> None:
         """The broker ended the consumer, or the channel is gone: then nothing can be settled any more."""

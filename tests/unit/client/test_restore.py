@@ -419,6 +419,19 @@ class TestConsumers:
             await lose_and_restore(server, connection)
             assert server.of_type(F.ACK) == []
 
+    async def test_replies_that_have_come_are_kept_for_they_do_not_come_again(
+        self, server: FakeNativeServer, connection: Connection, channel: Channel
+    ) -> None:
+        replies = await channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
+        server.queues["amq.rabbitmq.reply-to"].append(("", "", b"\0\0", b"reply"))
+        async with replies.iterator(no_ack=True) as messages:
+            await turns()
+            server.unacked.clear()  # as it was sent without acks
+            await lose_and_restore(server, connection)
+            message = await anext(messages)
+        assert message.body == b"reply"
+        assert message.is_settled
+
     async def test_process_overlooks_that(
         self, server: FakeNativeServer, connection: Connection, channel: Channel
     ) -> None:
