@@ -235,6 +235,22 @@ class TestPipeline:
         await pipeline.stop()
         await running
 
+    async def test_a_handler_that_returns_nothing_has_no_outputs(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        source, target, dead = queues
+
+        async def handle(message: IncomingMessage) -> list[Output] | None:
+            return None if message.body == b"1" else [Output(Message(message.body), target.name)]
+
+        await publish(channel, source.name, ["1", "2"])
+        pipeline = Pipeline(connection, source.name, handle)
+        running = asyncio.create_task(pipeline.run())
+        await ready(channel, target.name, 1)
+        await pipeline.stop()
+        await running
+        assert [await take_all(channel, queue.name) for queue in (source, target, dead)] == [[], ["2"], []]
+
     async def test_a_batch_size_below_one(self, connection: leveret.Connection) -> None:
         with pytest.raises(ValueError, match="batch_size must be at least 1"):
             Pipeline(connection, "q", pytest.fail, batch_size=0)

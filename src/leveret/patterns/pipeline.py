@@ -54,7 +54,7 @@ class Output:
     exchange: str = ""
 
 
-Handler = Callable[[IncomingMessage], Awaitable[Iterable[Output]]]
+Handler = Callable[[IncomingMessage], Awaitable[Iterable[Output] | None]]
 
 
 class Pipeline:
@@ -63,7 +63,7 @@ class Pipeline:
     Args:
         connection: to the broker; the pipeline opens a channel of its own on it.
         queue: the name of the inputs' queue, which exists.
-        handler: returns the outputs of one input; none at all is fine. It does not settle the input.
+        handler: returns the outputs of one input, or None. It does not settle the input.
         batch_size: how many inputs are handled and committed together at most. 1: one after the other.
         requeue: what a handler could not process comes again, instead of being rejected.
     """
@@ -136,7 +136,7 @@ class Pipeline:
     async def _outputs(self, message: IncomingMessage) -> Sequence[Output] | None:
         """None: the handler failed."""
         try:
-            return list(await self._handler(message))
+            return list(await self._handler(message) or ())
         except Exception:
             log.exception("%r cannot be processed", message)
             return None
