@@ -300,13 +300,24 @@ class Publisher:
         self._transport = transport
         self._next_tag = max(self._next_tag, last_tag + 1)
         for tag, record in list(self._pending.items()):
-            if record[0].done():  # its publisher waits no more: whether it arrived stays unknown
+            # Where its publisher waits no more, whether it arrived stays unknown.
+            if record[0].done() or self._is_too_large(record):
                 del self._pending[tag]
                 self._pending_bytes -= record[3]
+        self._waiting = deque(record for record in self._waiting if not self._is_too_large(record))
         for first, entries in _runs(self._pending):
             transport.protocol.send_batch(FrameType.PUBLISH, self._channel.number, first, entries)
         transport.request_flush(self._channel)
         self._settled(0)
+
+    def _is_too_large(self, record: Record) -> bool:
+        """For this broker, which takes less than the one before: it fails, lest it breaks the link."""
+        size = len(record[1][4])
+        if size <= self._body_max_bytes:
+            return False
+        text = f"message size {size} is larger than the {self._body_max_bytes} that the broker takes now"
+        _fail(record, broker_error(ReplyCode.PRECONDITION_FAILED, text, "publish"))
+        return True
 
     def suspend(self) -> None:
         """The link is gone. What it has not confirmed is kept; without confirms, it is not known."""

@@ -7,7 +7,16 @@ import pytest
 from fake_native_server import FakeNativeServer
 from reconnects import Gate, lose, lose_and_restore, turns
 
-from leveret import Channel, ChannelClosed, Connection, Message, NotFound, PublishTimeout, Unroutable
+from leveret import (
+    Channel,
+    ChannelClosed,
+    Connection,
+    Message,
+    NotFound,
+    PreconditionFailed,
+    PublishTimeout,
+    Unroutable,
+)
 from leveret.client.publisher import IN_FLIGHT_MAX, PRODUCER_WINDOW
 from leveret.protocol.native.connection import BATCH_BYTES
 from leveret.protocol.native.fields import ENTRIES_MAX
@@ -272,3 +281,25 @@ async def test_the_window_of_tags_is_not_exceeded(
     server.send(FrameType.CONFIRM, 1, [1])
     await asyncio.gather(*tasks)
     assert [int(body) for body in bodies(server)] == list(range(20))
+
+
+async def test_what_is_too_large_for_the_broker_by_now_fails_alone(
+    server: FakeNativeServer, connection: Connection, channel: Channel, gate: Gate
+) -> None:
+    """A frame that is too long would end that connection, too, and the next one."""
+    sent = publishes(channel, b"small", bytes(3_000_000))
+    await turns()
+    server.queues["q"].clear()
+    gate.close()
+    await lose(server, connection)
+    waiting = publishes(channel, bytes(3_000_000), b"later")
+    await turns()
+    server.protocol.message_max = 1_000_000
+    server.hold_confirms = False
+    gate.open()
+    await asyncio.wait_for(asyncio.gather(sent[0], waiting[1]), 5)
+    for task in (sent[1], waiting[0]):
+        with pytest.raises(
+            PreconditionFailed, match="3000000 is larger than the 1000000 that the broker takes"
+        ):
+            await task
