@@ -209,8 +209,11 @@ class Channel:
     async def _exchange(self, type_: FrameType, fields: tuple[Any, ...]) -> tuple[Settler, list[Any]]:
         """The reply, and the settler of the link that it came over."""
         topology = self._connection.topology
+        settler = self.settler
         while True:
             await self._ready()
+            if type_ is FrameType.EXTEND and settler.error is not None:
+                raise settler.error.with_traceback(None)  # its tags are those of a link that is gone
             fields = topology.renamed(fields)
             settler = self.settler
             try:
@@ -221,8 +224,6 @@ class Channel:
                     raise self._closed.with_traceback(None) from None
                 raise
             except ConnectionLost as lost:
-                if type_ is FrameType.EXTEND and settler.error is not None:
-                    raise settler.error.with_traceback(None) from None
                 if type_ is FrameType.GET and fields[1]:
                     text = f"{lost}; a message may have been taken without acks, and be lost"
                     raise ConnectionLost(text) from None

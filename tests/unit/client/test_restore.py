@@ -419,6 +419,17 @@ class TestConsumers:
             await lose_and_restore(server, connection)
             assert server.of_type(F.ACK) == []
 
+    async def test_an_extension_while_it_breaks_extends_nothing_on_the_next_link(
+        self, server: FakeNativeServer, connection: Connection, channel: Channel
+    ) -> None:
+        queue = await channel.declare_queue("q")
+        await channel.publish(Message(b"x"), "q")
+        message = await queue.get()
+        connection.link.transport.abandon()  # nobody has noticed yet
+        with pytest.raises(DeliveryLost):
+            await message.extend()
+        assert server.of_type(F.EXTEND) == []
+
     async def test_replies_that_have_come_are_kept_for_they_do_not_come_again(
         self, server: FakeNativeServer, connection: Connection, channel: Channel
     ) -> None:
