@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 
 class Transaction:
-    """See the module's docstring."""
+    """See the module's docstring. Raises when the channel can have none now."""
 
     def __init__(self, channel: "Channel") -> None:
+        if channel.publisher_confirms:
+            raise LeveretError(
+                "a channel with publisher confirms has no transactions; "
+                "open one with connection.channel(publisher_confirms=False)"
+            )
+        if channel.current_transaction is not None:
+            raise LeveretError("this channel is in a transaction; let it end, or open another channel")
         self.is_open = True  # False: the end is sent, what follows is not part of it
         self._channel = channel
         self._publishes: dict[int, tuple[Message, str, str]] = {}  # by publish tag
