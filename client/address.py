@@ -128,15 +128,19 @@ def _vhost(parts: SplitResult) -> str:
 
 def heartbeat(seconds: int) -> int:
     """A heartbeat interval that the protocol can carry."""
+    if not isinstance(seconds, int):
+        raise TypeError(f"heartbeat_s must be a whole number, not {type(seconds).__name__}")
     if not 0 <= seconds <= HEARTBEAT_MAX_S:
         raise ValueError(f"heartbeat_s must be 0 to {HEARTBEAT_MAX_S}, not {seconds}")
     return seconds
 
 
-def _timeout(text: str) -> float:
-    seconds = float(text)
+def timeout(seconds: float) -> float:
+    """How long an attempt to connect may take."""
+    if not isinstance(seconds, float | int):
+        raise TypeError(f"timeout_s must be a number of seconds, not {type(seconds).__name__}")
     if not 0 < seconds < float("inf"):
-        raise ValueError("timeout_s must be a number of seconds above 0")
+        raise ValueError(f"timeout_s must be above 0, not {seconds}")
     return seconds
 
 
@@ -154,7 +158,7 @@ _OPTIONS = {
     "heartbeat_s": _Option(
         lambda text: heartbeat(int(text)), f"a whole number of seconds, 0 to {HEARTBEAT_MAX_S}"
     ),
-    "timeout_s": _Option(_timeout, "a number of seconds above 0"),
+    "timeout_s": _Option(lambda text: timeout(float(text)), "a number of seconds above 0"),
     "name": _Option(str, "a text"),
     "reconnect": _Option(_flag, "yes or no"),
     "ca_file": _Option(str, "the path of a file"),

@@ -18,7 +18,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .address import Address, Target, heartbeat, parse_url
+from .address import Address, Target, heartbeat, parse_url, timeout
 from .channel import Channel
 from .errors import AuthenticationFailed, ChannelClosed, ConnectionLost, LeveretError, WrongLoop
 from .link import Dial, Link, dial_tcp
@@ -219,7 +219,9 @@ class Connection:
         except TimeoutError:
             raise ConnectionLost(f"no answer from {address} within {settings.timeout_s:g} s") from None
         except OSError as error:
-            raise ConnectionLost(f"cannot connect to {address}: {error}") from None
+            is_plain = isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER"
+            hint = "; without TLS the URL begins with leveret://" if is_plain else ""
+            raise ConnectionLost(f"cannot connect to {address}: {error}{hint}") from None
         return link
 
     async def _restore(self, link: Link) -> None:
@@ -433,10 +435,13 @@ def connect(
     target = parse_url(os.environ.get(URL_VARIABLE, DEFAULT_URL) if url is None else url)
     if reconnect is None:
         reconnect = target.reconnect is not False
+    if not isinstance(reconnect, bool | Reconnect):
+        kind = type(reconnect).__name__
+        raise TypeError(f"reconnect is True, False or a leveret.Reconnect, not {kind}")
     policy = reconnect if isinstance(reconnect, Reconnect) else Reconnect() if reconnect else None
     settings = Settings(
         heartbeat_s=heartbeat(_first(heartbeat_s, target.heartbeat_s, DEFAULT_HEARTBEAT_S)),
-        timeout_s=_first(timeout_s, target.timeout_s, DEFAULT_TIMEOUT_S),
+        timeout_s=timeout(_first(timeout_s, target.timeout_s, DEFAULT_TIMEOUT_S)),
         name=_first(name, target.name, None),
         ssl_context=ssl_context,
         reconnect=policy,

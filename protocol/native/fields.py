@@ -51,7 +51,7 @@ def _check_unsigned(bits: int) -> Callable[[Any], None]:
 
 def check_name(value: Any) -> None:
     """At most 255 octets of UTF-8."""
-    if type(value) is not str:
+    if not isinstance(value, str):  # a StrEnum is one
         raise ValueError(f"must be a string, not {type(value).__name__}")
     # 63 characters have at most 252 octets: most names need no encoding to be measured.
     if len(value) > 63 and len(value.encode()) > NAME_MAX_BYTES:

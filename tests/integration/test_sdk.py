@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
@@ -143,6 +144,15 @@ class TestTopology:
 
 
 class TestPublish:
+    async def test_names_from_an_enumeration(self, channel: Channel, name: str) -> None:
+        names = StrEnum("names", {"EXCHANGE": f"{name}.exchange", "QUEUE": name, "KEY": "key"})
+        exchange = await channel.declare_exchange(names.EXCHANGE, auto_delete=True)
+        queue = await channel.declare_queue(names.QUEUE, exclusive=True)
+        await queue.bind(exchange, names.KEY)
+        await exchange.publish(Message(b"", headers={"n": names.KEY}), names.KEY)
+        message = await queue.get()
+        assert (message.exchange, message.routing_key) == (f"{name}.exchange", "key")
+
     async def test_many_tasks_share_a_channel_and_each_keeps_its_order(
         self, channel: Channel, queue: Queue
     ) -> None:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
+from typing import Any
 
 import pytest
 from daemon import Daemon
@@ -163,12 +164,32 @@ class TestUrls:
             await leveret.connect(f"leveret://ann:secret@127.0.0.1:{shared_daemon.port}/")
         assert "secret" not in str(refused.value)
 
+    async def test_tls_where_there_is_none(self, shared_daemon: Daemon) -> None:
+        with pytest.raises(leveret.ConnectionLost, match="without TLS the URL begins with leveret://"):
+            await leveret.connect(f"leverets://127.0.0.1:{shared_daemon.port}/")
+
     async def test_a_port_where_nobody_listens(self) -> None:
         with pytest.raises(leveret.ConnectionLost, match=r"cannot connect to 127\.0\.0\.1:1"):
             await leveret.connect("leveret://127.0.0.1:1/")
 
 
 class TestArguments:
+    @pytest.mark.parametrize(
+        ("wrong", "advice"),
+        [
+            ({"reconnect": "no"}, "reconnect is True, False or a leveret.Reconnect, not str"),
+            ({"heartbeat_s": "60"}, "heartbeat_s must be a whole number, not str"),
+            ({"timeout_s": "5"}, "timeout_s must be a number of seconds, not str"),
+        ],
+    )
+    def test_connecting_with_texts(self, wrong: dict[str, Any], advice: str) -> None:
+        with pytest.raises(TypeError, match=re.escape(advice)):
+            leveret.connect("leveret://127.0.0.1", **wrong)
+
+    def test_connecting_with_no_time_at_all(self) -> None:
+        with pytest.raises(ValueError, match="timeout_s must be above 0, not 0"):
+            leveret.connect("leveret://127.0.0.1", timeout_s=0)
+
     async def test_publishing_what_is_no_message(self, channel: Channel, queue: Queue) -> None:
         with pytest.raises(TypeError, match=r"publish takes a leveret\.Message, not bytes"):
             await channel.publish(b"body", queue.name)  # type: ignore[arg-type]  # the mistake
