@@ -26,8 +26,8 @@ finished steps, in reverse order.
 **Promised**, as long as the broker keeps its queues: a saga that was started ends in one of three ways.
 `completed`: every action has run. `compensated`: an action failed for good, and the compensation of every
 step before it has run, backwards. *Stuck*: a compensation failed for good, a step killed its worker time and
-again, or a full queue refused the outcome as often; the saga lies in `trip.dead` with its state, and waits for
-a person (`trip.retry.redrive` goes on with it).
+again, or a full queue refused the outcome as often; the saga lies in `trip.dead` with its state, and waits
+for a person (`trip.retry.redrive` goes on with it).
 Actions and compensations run in order, one at a time, and **at least once**: one that was under way when its
 worker died runs again. What they did to `run.data` is kept when they end well, dropped when they raise.
 
