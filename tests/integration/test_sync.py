@@ -213,6 +213,12 @@ class TestThreads:
         assert work.__name__ == "work"
         assert queue.get(fail=False) is None
 
+    def test_a_handler_without_its_queue(self, channel: Channel) -> None:
+        with pytest.raises(TypeError, match=r'as in @channel\.handler\("orders"\)'):
+
+            @channel.handler  # type: ignore[arg-type]  # the mistake
+            def handle(message: IncomingMessage) -> None: ...
+
     def test_a_handler_may_stop_its_own_consumer(self, queue: Queue) -> None:
         stopped = threading.Event()
 

@@ -42,9 +42,10 @@ def handler(portal: Portal, callback: Callback) -> aio.Callback:
 
 def decorator(portal: Portal, make: Callable[[], Callable[[aio.Callback], object]]) -> Callable[[F], F]:
     """What `make` decorates functions with, for synchronous ones; they stay what they are."""
+    decorate = portal.call(make)  # at once: it refuses arguments that make no sense
 
     def declare(callback: F) -> F:
-        portal.call(lambda: make()(handler(portal, callback)))
+        portal.call(lambda: decorate(handler(portal, callback)))
         return callback
 
     return declare

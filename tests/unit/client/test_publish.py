@@ -75,7 +75,7 @@ async def test_the_largest_message_fits_a_frame_whatever_was_published_before_it
 async def test_an_unroutable_message_is_raised_with_the_message() -> None:
     async with FakeNativeServer().connect() as connection, await connection.channel() as channel:
         message = Message(b"lost")
-        with pytest.raises(Unroutable, match=r"routing key 'nowhere'.*mandatory=False") as caught:
+        with pytest.raises(Unroutable, match=r"no queue 'nowhere'.*mandatory=False") as caught:
             await channel.publish(message, "nowhere")
         assert caught.value.message is message
         await channel.publish(message, "nowhere", mandatory=False)
