@@ -58,6 +58,12 @@ def waiting(app: Celery, queue: str) -> int:
         return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
 
 
+def consumers(app: Celery, queue: str) -> int:
+    """Of the queue."""
+    with app.connection_for_read() as connection:
+        return int(connection.default_channel.queue_declare(queue, passive=True).consumer_count)
+
+
 def test_a_task_returns_its_result(app: Celery) -> None:
     assert app.tasks["add"].delay(2, 3).get(TIMEOUT_S) == 5
 
@@ -143,6 +149,8 @@ def test_a_broadcast_makes_the_worker_consume_a_further_queue(
 
     said = app.control.cancel_consumer(queue, **FROM_THE_WORKER)
     assert said == [{WORKER: {"ok": f"no longer consuming from {queue}"}}]
+    # The worker says so first and does it then.
+    wait_until(lambda: consumers(app, queue) == 0, lambda: f"{consumers(app, queue)} consumers of {queue}")
     app.tasks["add"].apply_async((2, 2), queue=queue)
     wait_until(lambda: waiting(app, queue) == 1, lambda: f"{waiting(app, queue)} in {queue}")
 
