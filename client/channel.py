@@ -276,7 +276,7 @@ class Channel:
         elif type_ == FrameType.RETURN:
             self._publisher.returned(frame[2])
         elif type_ == FrameType.CONSUMER_CANCELLED:
-            self._consumer_cancelled(frame[2])
+            self._consumer_cancelled(*frame[2:])
         elif type_ == FrameType.CHANNEL_CLOSED and self._closed is None:
             closed = ChannelClosed(f"the broker closed the channel: {frame[2]} {frame[3]}")
             log.warning("%r: %s", self, closed)
@@ -297,14 +297,13 @@ class Channel:
                     IncomingMessage(settler, delivery_tag, flags, exchange, routing_key, properties, body)
                 )
 
-    def _consumer_cancelled(self, number: int) -> None:
+    def _consumer_cancelled(self, number: int, queue_is_gone: bool) -> None:
         consumer = self._consumers.pop(number, None)
-        self._connection.topology.consumer_gone(self, number, with_queue=True)
+        self._connection.topology.consumer_gone(self, number, with_queue=queue_is_gone)
         if consumer is not None:
-            text = (
-                f"the broker cancelled consumer {consumer.consumer_tag}: was its queue deleted, "
-                "or did it keep a message longer than the consumer timeout?"
-            )
+            late = "it kept a message longer than the consumer timeout; see IncomingMessage.extend"
+            why = "its queue was deleted" if queue_is_gone else late
+            text = f"the broker cancelled consumer {consumer.consumer_tag}: {why}"
             consumer.ended(ConsumerCancelled(text), keep_buffer=True)
 
     # Exchanges and queues

@@ -369,7 +369,7 @@ class Channel:
     def consumer_cancelled(self, consumer: Consumer) -> None:
         """The queue ended this consumer (it was deleted): tell the client."""
         if self.consumers.pop(consumer.tag, None) is not None and self.is_open:
-            self.wire.cancel_consumer(consumer.tag)
+            self.wire.cancel_consumer(consumer.tag, queue_is_gone=True)
 
     def get(self, queue: str, *, no_ack: bool) -> Got | None:
         """Take the head of a queue, or None when nothing is ready. Raises HeadNotInMemory."""
@@ -540,7 +540,7 @@ class Channel:
             _, consumer = delivery
             if consumer is not None and self.consumers.pop(consumer.tag, None) is not None:
                 consumer.queue.remove_consumer(consumer)
-                if not self.wire.cancel_consumer(consumer.tag):
+                if not self.wire.cancel_consumer(consumer.tag, queue_is_gone=False):
                     timeout_s = self._ack_timeout_s(consumer.queue, consumer)
                     self.wire.close_channel(_ack_timed_out(self.number, timeout_s))
                     return

@@ -26,8 +26,10 @@ class Wire(Protocol):
     def refuse(self, publish_tag: int, multiple: bool) -> None:
         """basic.nack to a publisher"""
 
-    def cancel_consumer(self, consumer_tag: str) -> bool:
-        """basic.cancel from the broker: the consumer is gone. Returns whether the peer understands that."""
+    def cancel_consumer(self, consumer_tag: str, *, queue_is_gone: bool) -> bool:
+        """basic.cancel from the broker: the consumer is gone, alone or with its queue. Returns whether the
+        peer understands that.
+        """
 
     def close_channel(self, error: AmqpError) -> None:
         """The channel failed by itself (not in answer to a method); the session closes it towards the peer"""

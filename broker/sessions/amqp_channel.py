@@ -71,7 +71,7 @@ class AmqpChannel:
         self._renderer.nack(publish_tag, multiple)
         self._session.buffered(0)
 
-    def cancel_consumer(self, consumer_tag: str) -> bool:
+    def cancel_consumer(self, consumer_tag: str, *, queue_is_gone: bool) -> bool:
         understood = self._session.peer_can("consumer_cancel_notify")
         if understood:
             self._send(methods.BasicCancel(consumer_tag=consumer_tag, no_wait=True))

@@ -86,12 +86,12 @@ class NativeChannel:
         self._refused.setdefault((error.reply_code, error.reply_text), []).append(tag)
         self._session.buffered(self, 0)
 
-    def cancel_consumer(self, consumer_tag: str) -> bool:
+    def cancel_consumer(self, consumer_tag: str, *, queue_is_gone: bool) -> bool:
         number = self._numbers.pop(consumer_tag, None)
         if number is not None:
             del self._tags[number]
             self.write_batches()  # what it got before comes before the news that it is gone
-            self._protocol.send(FrameType.CONSUMER_CANCELLED, self.number, number)
+            self._protocol.send(FrameType.CONSUMER_CANCELLED, self.number, number, queue_is_gone)
             self._session.buffered(self, 0)
         return True
 

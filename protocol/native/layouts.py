@@ -231,6 +231,6 @@ LAYOUTS: dict[int, Layout] = {
         _from_server(FrameType.REFUSE, _CHANNEL, _PUBLISH_TAGS, _CODE, _TEXT),
         _from_server(FrameType.RETURN, _CHANNEL, Field("messages", RETURNS)),
         _from_server(FrameType.DELIVER, _CHANNEL, Field("messages", DELIVERIES)),
-        _from_server(FrameType.CONSUMER_CANCELLED, _CHANNEL, _CONSUMER),
+        _from_server(FrameType.CONSUMER_CANCELLED, _CHANNEL, _CONSUMER, Field("queue_is_gone", FLAG, True)),
     )
 }

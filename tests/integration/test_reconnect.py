@@ -280,7 +280,7 @@ async def test_a_queue_that_was_deleted_is_not_made_again(
         other_channel = await other.channel()
         await other_channel.queue_delete(name)
         async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(ConsumerCancelled, match="was its queue deleted"):
+            with pytest.raises(ConsumerCancelled, match="its queue was deleted"):
                 await consumer.wait()
         proxy.cut()
         await lives.next()

@@ -273,7 +273,7 @@ class TestEnds:
         await (await connection.channel()).queue_delete("consuming-deleted")
         release.set()
         async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(ConsumerCancelled, match="was its queue deleted"):
+            with pytest.raises(ConsumerCancelled, match="its queue was deleted"):
                 await serving
         assert (await channel.declare_queue("consuming-deleted")).message_count == 0  # the channel is fine
         await channel.queue_delete("consuming-deleted")

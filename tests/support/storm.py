@@ -104,7 +104,7 @@ class CheckingWire(NotingWire):
         else:
             storm.held[delivery_tag] = (queue, number)
 
-    def cancel_consumer(self, consumer_tag: str) -> bool:
+    def cancel_consumer(self, consumer_tag: str, *, queue_is_gone: bool) -> bool:
         self._storm.consumers.pop(consumer_tag, None)
         return True
 

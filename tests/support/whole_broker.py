@@ -68,7 +68,7 @@ class NotingWire:
     def refuse(self, publish_tag: int, multiple: bool) -> None:
         self.confirms.append(("nack", publish_tag, multiple))
 
-    def cancel_consumer(self, consumer_tag: str) -> bool:
+    def cancel_consumer(self, consumer_tag: str, *, queue_is_gone: bool) -> bool:
         self.cancelled.append(consumer_tag)
         return self.understands_cancel
 

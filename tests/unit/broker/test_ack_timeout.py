@@ -37,7 +37,9 @@ def pass_time(house: WholeBroker, seconds: int) -> None:
 
 
 def cancelled(peer: Peer) -> bool:
-    return any(frame[0] == F.CONSUMER_CANCELLED for frame in peer.exchange())
+    frames = [frame for frame in peer.exchange() if frame[0] == F.CONSUMER_CANCELLED]
+    assert not any(queue_is_gone for _, _, _, queue_is_gone in frames)
+    return bool(frames)
 
 
 async def test_the_timeout_starts_anew(house: WholeBroker) -> None:

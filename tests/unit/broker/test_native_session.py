@@ -294,7 +294,7 @@ class TestConsume:
         peer.request(F.QUEUE_DECLARE, "t")
         peer.request(F.CONSUME, "t", 4)
         frames = peer.request(F.QUEUE_DELETE, "t")
-        assert [frame[:3] for frame in frames] == [[F.CONSUMER_CANCELLED, 1, 4], [F.REPLY, 4, [0]]]
+        assert [list(frame) for frame in frames] == [[F.CONSUMER_CANCELLED, 1, 4, True], [F.REPLY, 4, [0]]]
         peer.request(F.QUEUE_DECLARE, "t")
         assert peer.request(F.CONSUME, "t", 4)[0][0] == F.REPLY
 

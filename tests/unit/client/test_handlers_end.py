@@ -169,7 +169,7 @@ class TestEnds:
 
         consumer = await queue.consume(work, concurrency=3)
         await queue.delete()
-        with pytest.raises(ConsumerCancelled, match="was its queue deleted"):
+        with pytest.raises(ConsumerCancelled, match="its queue was deleted"):
             await consumer.wait()
         assert done == [b"0"]
         assert [record.levelname for record in caplog.records] == ["WARNING"]

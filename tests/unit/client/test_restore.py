@@ -507,10 +507,21 @@ class TestConsumers:
         consumer = await queue.consume(print)
         server._queue_delete(1, "q")  # by somebody else
         server.flush()
-        with pytest.raises(Exception, match="was its queue deleted"):
+        with pytest.raises(Exception, match="its queue was deleted"):
             await consumer.wait()
         assert await names_restored(server, connection) == []
         assert server.consumers == {}
+
+    async def test_one_that_was_cancelled_for_a_late_ack_leaves_its_queue_where_it_is(
+        self, server: FakeNativeServer, connection: Connection, channel: Channel
+    ) -> None:
+        queue = await channel.declare_queue("q")
+        consumer = await queue.consume(print)
+        server.protocol.send(F.CONSUMER_CANCELLED, 1, 1, False)
+        server.flush()
+        with pytest.raises(Exception, match="longer than the consumer timeout"):
+            await consumer.wait()
+        assert await names_restored(server, connection) == ["queue_declare q"]
 
     async def test_an_exclusive_one_waits_for_our_own_broken_connection(
         self, server: FakeNativeServer, connection: Connection, channel: Channel, gate: Gate

@@ -247,7 +247,9 @@ class TestChannels:
         ]
         assert receive(server, (FrameType.CHANNEL_CLOSE, 4, 1)) == []
         assert sent(server, Role.SERVER) == [[FrameType.REPLY, 4, []]]
-        assert receive(server, (FrameType.CHANNEL_OPEN, 5, 1)) == [[FrameType.CHANNEL_OPEN, 5, 1, True, b"", 0]]
+        assert receive(server, (FrameType.CHANNEL_OPEN, 5, 1)) == [
+            [FrameType.CHANNEL_OPEN, 5, 1, True, b"", 0]
+        ]
 
     def test_request_0_gets_no_answer(self, server: ServerConnection) -> None:
         server.answer(0, 1)
