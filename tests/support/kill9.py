@@ -31,6 +31,7 @@ STOP_MAX_S = 0.3
 FAILPOINTS = sorted(NAMES - {"allocate", "during_create", "during_compact"})
 """Those that a running broker passes often; `test_failpoints.py` hits each of all."""
 CLIENTS_MAX_S = 30
+DEATH_MAX_S = 100  # until the load has made the broker pass an armed place, on a busy machine
 """Clients that have not noticed the end of their broker by then hang."""
 CHECKPOINT_BYTES = (100_000, 1_000_000, 64_000_000)
 """One of these per experiment: checkpoints all the time, often, hardly ever."""
@@ -104,7 +105,7 @@ class Experiment:
             await asyncio.to_thread(self._daemon.start)
         working = asyncio.create_task(self.load.run(self._daemon.port))
         try:
-            exit_code = await asyncio.to_thread(self._daemon.wait, CLIENTS_MAX_S)
+            exit_code = await asyncio.to_thread(self._daemon.wait, DEATH_MAX_S)
         finally:
             self._daemon.kill()
             await working
