@@ -1,6 +1,7 @@
 """Consume, process, produce as one, on a real broker: nothing is lost or doubled, whatever is killed when."""
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -112,6 +113,23 @@ class TestPipeline:
         assert await take_all(channel, dead.name) == [f"{number}" for number in range(7, 60, 10)]
         assert await take_all(channel, source.name) == []
         assert most == batch_size
+
+    async def test_a_def_runs_in_a_thread(
+        self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]
+    ) -> None:
+        source, target, _ = queues
+
+        def handle(message: IncomingMessage) -> list[Output] | None:
+            assert threading.current_thread() is not threading.main_thread()
+            return [Output(Message(message.body), target.name)] if message.body == b"1" else None
+
+        await publish(channel, source.name, ["0", "1", "2"])
+        pipeline = Pipeline(connection, source.name, handle)
+        running = asyncio.create_task(pipeline.run())
+        await ready(channel, target.name, 1)
+        await pipeline.stop()
+        await running
+        assert await take_all(channel, target.name) == ["1"]
 
     async def test_stop_lets_what_runs_finish_and_returns_the_rest(
         self, connection: leveret.Connection, channel: Channel, queues: tuple[Queue, Queue, Queue]

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -72,6 +73,19 @@ class TestCalls:
     async def test_a_reply(self, connection: Connection, client: RpcClient, queue: str) -> None:
         async with RpcServer(connection, queue, double):
             assert (await client.call(queue, b"ab")).body == b"abab"
+
+    async def test_a_def_runs_in_a_thread(
+        self, connection: Connection, client: RpcClient, queue: str
+    ) -> None:
+        two = threading.Barrier(2)
+
+        def meet(request: IncomingMessage) -> bytes:
+            two.wait(PATIENCE_S)
+            return request.body * 2
+
+        async with RpcServer(connection, queue, meet):
+            replies = await asyncio.gather(client.call(queue, b"a"), client.call(queue, b"b"))
+        assert [reply.body for reply in replies] == [b"aa", b"bb"]
 
     async def test_many_at_once_get_their_own_replies_in_any_order(
         self, connection: Connection, client: RpcClient, queue: str

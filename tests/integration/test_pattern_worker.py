@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -16,7 +17,7 @@ from polling import PATIENCE_S, until
 import leveret
 from leveret import Channel, Connection, ConsumerCancelled, IncomingMessage, Message, Queue
 from leveret.patterns.circuit_breaker import CircuitBreaker, State
-from leveret.patterns.retry import Backoff, Retry
+from leveret.patterns.retry import Backoff, Retry, attempts_made
 from leveret.patterns.worker import EXIT_CUT_OFF, EXIT_FINISHED, Worker
 
 WORKER = Path(__file__).parents[1] / "support" / "pattern_workers.py"
@@ -186,6 +187,37 @@ class TestHandling:
         await source.delete()
         await dead.delete()
 
+    async def test_defs_run_in_threads(self, queue: Queue) -> None:
+        await publish(queue, b"1", b"2")
+        both = threading.Barrier(3)
+        worker = Worker(queue, lambda message: both.wait(PATIENCE_S))
+        running = asyncio.create_task(worker.run(signals=()))
+        await asyncio.to_thread(both.wait, PATIENCE_S)
+        worker.stop()
+        assert await running == EXIT_FINISHED
+        assert await left_in(queue) == []
+
+    async def test_a_def_may_fail_and_is_tried_again(self, connection: Connection) -> None:
+        retry = Retry(f"worker-{next(_numbers)}", backoff=Backoff(first_s=0.01, cap_s=0.01))
+        loop, tried_again = asyncio.get_running_loop(), asyncio.Event()
+
+        def handle(message: IncomingMessage) -> None:
+            if not attempts_made(message):
+                raise TimeoutError("the first time")
+            loop.call_soon_threadsafe(tried_again.set)
+
+        async with connection.channel() as channel:
+            await publish(await retry.declare(channel), b"1")
+        async with connection.channel(publisher_confirms=False) as channel:
+            worker = Worker(await retry.declare(channel), retry.guard(channel, handle))
+            running = asyncio.create_task(worker.run(signals=()))
+            async with asyncio.timeout(PATIENCE_S):
+                await tried_again.wait()
+            worker.stop()
+            assert await running == EXIT_FINISHED
+            for name in (retry.queue, retry.delay_queue, retry.dead_queue):
+                assert await channel.queue_delete(name) == 0
+
     async def test_a_queue_that_is_deleted_ends_it(self, channel: Channel) -> None:
         queue = await channel.declare_queue(f"worker-{next(_numbers)}")
         running = asyncio.create_task(Worker(queue, Tasks()).run(signals=()))
@@ -198,6 +230,12 @@ class TestHandling:
     async def test_at_least_one_at_a_time(self, queue: Queue) -> None:
         with pytest.raises(ValueError, match="at least 1"):
             Worker(queue, Tasks(), concurrency=0)
+
+    async def test_a_name_is_no_queue(self, queue: Queue) -> None:
+        with pytest.raises(
+            TypeError, match=r"takes what channel\.declare_queue or get_queue returns, not str"
+        ):
+            Worker(queue.name, Tasks())  # type: ignore[arg-type] # that is the mistake
 
 
 class TestWithABreaker:

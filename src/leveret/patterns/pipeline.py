@@ -39,6 +39,8 @@ from leveret.client import (
     Message,
 )
 
+from .calling import awaitable
+
 log = logging.getLogger(__name__)
 
 DEFAULT_BATCH_SIZE = 32
@@ -54,7 +56,8 @@ class Output:
     exchange: str = ""
 
 
-Handler = Callable[[IncomingMessage], Awaitable[Iterable[Output] | None]]
+Outputs = Iterable[Output] | None
+Handler = Callable[[IncomingMessage], Awaitable[Outputs] | Outputs]
 
 
 class Pipeline:
@@ -63,7 +66,8 @@ class Pipeline:
     Args:
         connection: to the broker; the pipeline opens a channel of its own on it.
         queue: the name of the inputs' queue, which exists.
-        handler: returns the outputs of one input, or None. It does not settle the input.
+        handler: returns the outputs of one input, or None. It does not settle the input. A `def` runs in a
+            thread.
         batch_size: how many inputs are handled and committed together at most. 1: one after the other.
         requeue: what a handler could not process comes again, instead of being rejected.
     """
@@ -81,7 +85,7 @@ class Pipeline:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self._connection = connection
         self._queue = queue
-        self._handler = handler
+        self._handler = awaitable(handler)
         self._batch_size = batch_size
         self._requeue = requeue
         self._consumer: Consumer | None = None

@@ -33,6 +33,7 @@ from typing import Any
 
 from leveret.client import Channel, IncomingMessage, Queue
 
+from .calling import awaitable
 from .failures import Failure, Failures, Postponed
 from .handover import HandOver, successor
 
@@ -132,15 +133,16 @@ class Retry:
 
     # Handling
 
-    def guard(self, channel: Channel, handler: Handler) -> Handler:
+    def guard(self, channel: Channel, handler: Callable[[IncomingMessage], object]) -> Handler:
         """A handler that settles each message by what the given one does with it, on the channel that it
-        came from.
+        came from. A `def` runs in a thread.
         """
         hand_over = HandOver(channel)
+        handle = awaitable(handler)
 
         async def guarded(message: IncomingMessage) -> None:
             try:
-                await handler(message)
+                await handle(message)
             except Exception as error:
                 await self.carry_out(hand_over, message, error, self.judge(message, error))
             else:

@@ -45,6 +45,7 @@ from leveret.client import (
     Unroutable,
 )
 
+from .calling import awaitable
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ SERVER_LOST = "ServerLost"
 
 T = TypeVar("T")
 
-Procedure = Callable[[IncomingMessage], Awaitable[bytes | Message]]
+Procedure = Callable[[IncomingMessage], Awaitable[bytes | Message] | bytes | Message]
 
 
 class RemoteError(Exception):
@@ -194,7 +195,8 @@ class RpcServer:
     """Runs a procedure for each request of a queue, which it declares. See the module's docstring.
 
     A procedure returns the body of the reply, or a Message with properties of its own. What it raises goes
-    to the caller: say nothing in errors that callers must not know.
+    to the caller: say nothing in errors that callers must not know. A `def` runs in a thread, and cannot be
+    stopped.
     """
 
     def __init__(
@@ -209,7 +211,7 @@ class RpcServer:
     ) -> None:
         self._connection = connection
         self._queue = queue
-        self._procedure = procedure
+        self._procedure: Callable[[IncomingMessage], Awaitable[bytes | Message]] = awaitable(procedure)
         self._concurrency = concurrency
         self._grace_s = grace_s
         self._rerun = rerun

@@ -15,8 +15,10 @@ handle)` in place of the handler.
 When the connection breaks, it goes on with the next one; the messages under way then come again.
 
 No more than `concurrency` messages are with the worker, so none waits behind another one while a second
-worker is idle. Python can only stop a handler that awaits now and then: a long computation belongs in
-`asyncio.to_thread` or a process of its own.
+worker is idle.
+
+The handler is an `async def`, or a `def`, which runs in a thread. Python can only stop one that awaits now
+and then: the message of a `def` that is cut off is handed back while the function still runs.
 """
 
 import asyncio
@@ -28,12 +30,14 @@ from typing import Any
 
 from leveret.client import Consumer, IncomingMessage, LeveretError, Queue
 
+from .calling import awaitable
+
 log = logging.getLogger(__name__)
 
 EXIT_FINISHED = 0
 EXIT_CUT_OFF = 1
 
-Handler = Callable[[IncomingMessage], Awaitable[object]]
+Handler = Callable[[IncomingMessage], object]
 Gate = Callable[[], Awaitable[object]]
 
 
@@ -49,10 +53,13 @@ class Worker:
         grace_s: float = 30.0,
         gate: Gate | None = None,
     ) -> None:
+        if not isinstance(queue, Queue):
+            kind = type(queue).__name__
+            raise TypeError(f"a worker takes what channel.declare_queue or get_queue returns, not {kind}")
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         self._queue = queue
-        self._handler = handler
+        self._handler = awaitable(handler)
         self._gate = gate
         self._concurrency = concurrency
         self._grace_s = grace_s
