@@ -60,10 +60,11 @@ async def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         engine = create_engine(f"sqlite:///{directory}/shop.db")
         Base.metadata.create_all(engine)
-        async with leveret.connect() as connection, connection.channel() as channel:
-            relay = OutboxRelay(connection, engine, outbox, poll_s=0.05)
-            relaying = asyncio.create_task(relay.run())
-
+        async with (
+            leveret.connect() as connection,
+            connection.channel() as channel,
+            OutboxRelay(connection, engine, outbox, poll_s=0.05) as relay,
+        ):
             queue = await channel.declare_queue(QUEUE, durable=True)
             for what in ("tea", "gift", "moon", "cake"):
                 try:
@@ -81,8 +82,6 @@ async def main() -> int:
                 outbox.unpark(session)
             told += await take(late_queue, 1)
 
-            relay.stop()
-            await relaying
             for one in (queue, late_queue):
                 await one.delete()
         with Session(engine) as session:

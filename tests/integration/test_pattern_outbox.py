@@ -154,6 +154,20 @@ class TestRelay:
             await empty(house)
         assert [message.body.decode() for message in await take_all(queue)] == bodies
 
+    @one_of_each
+    async def test_it_runs_for_a_block(
+        self, house: SqlHouse, connection: leveret.Connection, queue: Queue
+    ) -> None:
+        relay = OutboxRelay(connection, house.engine, house.outbox)
+        for body in ("1", "2"):
+            async with relay:
+                await put(house, queue.name, body)
+                relay.wake()
+                await empty(house)
+        await put(house, queue.name, "after the blocks")
+        assert [message.body for message in await take_all(queue)] == [b"1", b"2"]
+        assert await house.waiting() == 1
+
     async def test_several_relays_publish_each_row_once(
         self, house: SqlHouse, connection: leveret.Connection, queue: Queue
     ) -> None:
@@ -261,6 +275,9 @@ class TestOutages:
             pass
         with pytest.raises(ConnectionLost):
             await OutboxRelay(closed, house.engine, house.outbox).run()
+        with pytest.raises(ConnectionLost):
+            async with OutboxRelay(closed, house.engine, house.outbox):
+                await asyncio.sleep(0)
         async with running(OutboxRelay(connection, house.engine, house.outbox)):
             await empty(house)
         assert len(await take_all(queue)) == 1

@@ -1,7 +1,9 @@
 """The relay of a transactional outbox: publishes what `outbox.OutboxTable` has, and then deletes it there.
 
-    relay = OutboxRelay(connection, engine, outbox)
-    await relay.run()                    # until `relay.stop()`; or `await relay.run_once()` from a cron job
+    async with OutboxRelay(connection, engine, outbox) as relay:     # it runs for as long as the block
+        ...
+
+    await OutboxRelay(connection, engine, outbox).run()     # until `stop`; or `run_once()` from a cron job
 
 It takes the first rows that are due under a lease, publishes them together as persistent messages, and
 deletes each when the broker has confirmed it. Run as many relays as you like, in your application or beside
@@ -24,7 +26,13 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
+from types import TracebackType
+from typing import Self
 
+# First, for it says what to install.
+from .database import in_transaction
+
+# isort: split
 from sqlalchemy import Connection as Database
 from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -42,7 +50,6 @@ from leveret.client import (
     Unroutable,
 )
 
-from .database import in_transaction
 from .outbox import OutboxRow, OutboxTable
 from .retry import Backoff
 
@@ -98,6 +105,24 @@ class OutboxRelay:
         self._channel: Channel | None = None
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None  # of the block
+
+    async def __aenter__(self) -> Self:
+        self._stop.clear()
+        self._running = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """`stop`, and wait for it. Raises what `run` does."""
+        assert self._running is not None
+        self.stop()
+        try:
+            await self._running
+        finally:
+            if self._channel is not None:
+                await self._channel.close()
 
     async def run(self) -> None:
         """Publish until `stop`. Raises ConnectionLost when the connection is closed for good."""
