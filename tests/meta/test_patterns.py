@@ -32,6 +32,17 @@ def test_patterns_import_without_sqlalchemy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("missing", ["sqlalchemy", "greenlet"])
+@pytest.mark.parametrize("module", sorted(STAND_ON_SQLALCHEMY))
+def test_without_sqlalchemy_its_patterns_say_what_to_install(module: str, missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    said = "ImportError: this needs SQLAlchemy with asyncio: pip install 'leveret[sqlalchemy]'"
+    assert done.stderr.splitlines()[-1] == said
+
+
 @pytest.mark.parametrize("package", ["leveret", "leveret.patterns"])
 def test_a_package_imports_no_pattern_by_itself(package: str) -> None:
     code = f"import {package}, sys; print([name for name in sys.modules if 'leveret.patterns.' in name])"

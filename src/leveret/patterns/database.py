@@ -1,17 +1,20 @@
 """A SQLAlchemy 2 database as the patterns use it: in the caller's transaction, or in one of their own.
 
-Needs `leveret[sqlalchemy]`.
+Needs `leveret[sqlalchemy]`, and says so: whoever imports from SQLAlchemy, too, imports this first.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, insert
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session, scoped_session
+try:
+    from sqlalchemy import Connection, Engine, Table, insert
+    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.exc import IntegrityError
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session, scoped_session
+except ImportError as error:
+    raise ImportError("this needs SQLAlchemy with asyncio: pip install 'leveret[sqlalchemy]'") from error
 
 T = TypeVar("T")
 

@@ -20,12 +20,15 @@ When the effect is elsewhere, `Inbox(SqlInboxStore(engine, inbox))` is as `inbox
 import time
 from collections.abc import Callable
 
+# First, for it says what to install.
+from .database import AsyncCaller, Caller, connection_of, in_transaction, insert_new
+
+# isort: split
 from sqlalchemy import Column, Connection, Double, Engine, MetaData, String, Table, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from leveret.client import IncomingMessage, LeveretError
 
-from .database import AsyncCaller, Caller, connection_of, in_transaction, insert_new
 from .inbox import DEFAULT_TTL_S, KEY_CHARS_MAX, Key, Standing, by_message_id, check_key
 
 

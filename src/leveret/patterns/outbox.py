@@ -27,6 +27,10 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+# First, for it says what to install.
+from .database import AsyncCaller, Caller, connection_of
+
+# isort: split
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -49,8 +53,6 @@ from sqlalchemy import (
 )
 
 from leveret.client import DeliveryMode, Message
-
-from .database import AsyncCaller, Caller, connection_of
 
 NAME_MAX_BYTES = 255  # of exchanges, routing keys and message ids
 ERROR_MAX_CHARS = 1000
