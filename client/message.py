@@ -190,7 +190,7 @@ class Message:
                 content_type=self.content_type,
                 content_encoding=self.content_encoding,
                 headers=None if self.headers is None else dict(self.headers),
-                delivery_mode=self.delivery_mode,
+                delivery_mode=_checked(self.delivery_mode),
                 priority=self.priority,
                 correlation_id=self.correlation_id,
                 reply_to=self.reply_to,
@@ -211,7 +211,7 @@ class Message:
 def _encode_short(
     content_type: str | None,
     content_encoding: str | None,
-    delivery_mode: int | None,
+    delivery_mode: int,
     priority: int | None,
     correlation_id: str | None,
     reply_to: str | None,
@@ -226,7 +226,7 @@ def _encode_short(
         BasicProperties(
             content_type=content_type,
             content_encoding=content_encoding,
-            delivery_mode=delivery_mode,
+            delivery_mode=_checked(delivery_mode),
             priority=priority,
             correlation_id=correlation_id,
             reply_to=reply_to,
@@ -237,6 +237,15 @@ def _encode_short(
             app_id=app_id,
         )
     )
+
+
+def _checked(delivery_mode: int) -> int:
+    if delivery_mode not in (DeliveryMode.PERSISTENT, DeliveryMode.NOT_PERSISTENT):
+        raise ValueError(
+            "delivery_mode is DeliveryMode.PERSISTENT (2) or DeliveryMode.NOT_PERSISTENT (1), "
+            f"not {delivery_mode!r}"
+        )
+    return delivery_mode
 
 
 def _expiration_ms(expiration: timedelta | float | None) -> str | None:

@@ -79,9 +79,10 @@ def successor(
 ) -> Message:
     """A message like the one that came: body and properties are kept, `headers` are added; None removes one.
 
-    Its own expiration is over, as it has been delivered in time. The user id goes to the header `x-user-id`,
-    for the broker would refuse one that is not ours.
+    Its own expiration is over, as it has been delivered in time. It is persistent if that one was. The user
+    id goes to the header `x-user-id`, for the broker would refuse one that is not ours.
     """
+    is_persistent = message.delivery_mode == DeliveryMode.PERSISTENT
     changed: dict[str, Any] = {**message.headers, **dict.fromkeys(SENDER_HEADERS), **(headers or {})}
     if message.user_id is not None:
         changed["x-user-id"] = message.user_id
@@ -90,7 +91,7 @@ def successor(
         headers={name: value for name, value in changed.items() if value is not None},
         content_type=message.content_type,
         content_encoding=message.content_encoding,
-        delivery_mode=message.delivery_mode or DeliveryMode.NOT_PERSISTENT,
+        delivery_mode=DeliveryMode.PERSISTENT if is_persistent else DeliveryMode.NOT_PERSISTENT,
         priority=message.priority,
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,

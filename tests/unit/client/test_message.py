@@ -102,6 +102,9 @@ def test_what_cannot_be_sent_is_refused() -> None:
         Message(b"", expiration=-1).encode_properties()
     with pytest.raises(TypeError, match="expiration is a timedelta or a number of seconds, not str"):
         Message(b"", expiration="60000").encode_properties()  # type: ignore[arg-type]  # as other clients do
+    for headers in (None, {"a": 1}):
+        with pytest.raises(ValueError, match=r"delivery_mode is .*PERSISTENT \(2\) or .* \(1\), not 3"):
+            Message(b"", delivery_mode=3, headers=headers).encode_properties()
     with pytest.raises(ValueError, match="priority: must be an integer of 0 to 255, not 300"):
         Message(b"", priority=300).encode_properties()
     with pytest.raises(ValueError, match="correlation_id: must be a string, not int"):
