@@ -375,9 +375,9 @@ class Channel:
     async def publish(
         self,
         message: Message,
-        routing_key: str,
+        routing_key: Queue | str,
         *,
-        exchange: str = "",
+        exchange: Exchange | str = "",
         mandatory: bool = True,
         timeout_s: float | None = None,
     ) -> None:
@@ -415,9 +415,9 @@ class Channel:
     async def publish_many(
         self,
         messages: Iterable[Message],
-        routing_key: str,
+        routing_key: Queue | str,
         *,
-        exchange: str = "",
+        exchange: Exchange | str = "",
         mandatory: bool = True,
         timeout_s: float | None = None,
     ) -> None:

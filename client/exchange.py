@@ -11,6 +11,7 @@ from .message import Message
 
 if TYPE_CHECKING:
     from .channel import Channel
+    from .queue import Queue
 
 
 class ExchangeType(StrEnum):
@@ -36,7 +37,12 @@ class Exchange:
         return self.name
 
     async def publish(
-        self, message: Message, routing_key: str, *, mandatory: bool = True, timeout_s: float | None = None
+        self,
+        message: Message,
+        routing_key: "Queue | str",
+        *,
+        mandatory: bool = True,
+        timeout_s: float | None = None,
     ) -> None:
         """See `Channel.publish`."""
         await self.channel.publish(
@@ -46,7 +52,7 @@ class Exchange:
     async def publish_many(
         self,
         messages: Iterable[Message],
-        routing_key: str,
+        routing_key: "Queue | str",
         *,
         mandatory: bool = True,
         timeout_s: float | None = None,
@@ -64,7 +70,7 @@ class Exchange:
     ) -> None:
         """Have messages of another exchange come to this one, too."""
         await self.channel.request(
-            FrameType.EXCHANGE_BIND, self.name, str(source), binding_key, dict(arguments or {})
+            FrameType.EXCHANGE_BIND, self.name, exchange_name(source), binding_key, dict(arguments or {})
         )
 
     async def unbind(
@@ -75,9 +81,17 @@ class Exchange:
     ) -> None:
         """Undo `bind`; that there is no such binding is no error."""
         await self.channel.request(
-            FrameType.EXCHANGE_UNBIND, self.name, str(source), binding_key, dict(arguments or {})
+            FrameType.EXCHANGE_UNBIND, self.name, exchange_name(source), binding_key, dict(arguments or {})
         )
 
     async def delete(self, *, if_unused: bool = False) -> None:
         """Delete it with its bindings."""
         await self.channel.exchange_delete(self.name, if_unused=if_unused)
+
+
+def exchange_name(exchange: Exchange | str) -> str:
+    """Raises TypeError for what is neither an exchange nor a name."""
+    if not isinstance(exchange, Exchange | str):
+        kind = type(exchange).__name__
+        raise TypeError(f"an exchange is what channel.declare_exchange returns, or its name, not {kind}")
+    return str(exchange)

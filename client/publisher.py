@@ -26,7 +26,9 @@ from leveret.protocol.reply_codes import ReplyCode
 
 from .batch import Batch
 from .errors import Blocked, LeveretError, Nacked, PublishTimeout, Unroutable, WrongLoop, broker_error
+from .exchange import Exchange, exchange_name
 from .message import Message, check_names
+from .queue import Queue
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class Publisher:
     # What the application publishes
 
     def start(
-        self, message: Message, exchange: str, routing_key: str, mandatory: bool
+        self, message: Message, exchange: Exchange | str, routing_key: Queue | str, mandatory: bool
     ) -> "asyncio.Future[LeveretError | None]":
         """Publish. The future becomes the outcome: why it failed, or None."""
         if get_ident() != self._thread:
@@ -86,8 +88,8 @@ class Publisher:
     async def publish_all(
         self,
         messages: list[Message],
-        exchange: str,
-        routing_key: str,
+        exchange: Exchange | str,
+        routing_key: Queue | str,
         mandatory: bool,
         timeout_s: float | None,
     ) -> list[LeveretError]:
@@ -125,20 +127,30 @@ class Publisher:
                 "(`asyncio.run_coroutine_threadsafe`), or open a connection in this one"
             )
 
-    def _entry(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> Entry:
+    def _entry(
+        self, message: Message, exchange: Exchange | str, routing_key: Queue | str, mandatory: bool
+    ) -> Entry:
         """What travels. Raises TypeError or ValueError for what no broker would take."""
         if not isinstance(message, Message):
             raise TypeError(f"publish takes a leveret.Message, not {type(message).__name__}")
         names = self._known_names
         if exchange not in names or routing_key not in names:
-            check_names(exchange=exchange, routing_key=routing_key)
-            if len(names) >= KNOWN_NAMES_MAX:
-                names.clear()
-            names.update((exchange, routing_key))
+            exchange, routing_key = self._names(exchange, routing_key)
         body = message.body
         if len(body) > self._body_max_bytes:
             raise ValueError(f"the body has {len(body)} bytes; the broker takes up to {self._body_max_bytes}")
         return exchange, routing_key, MANDATORY if mandatory else 0, message.encode_properties(), body
+
+    def _names(self, exchange: Exchange | str, routing_key: Queue | str) -> tuple[str, str]:
+        """Those of objects, or names that are not known yet."""
+        exchange = exchange_name(exchange)
+        if isinstance(routing_key, Queue):
+            routing_key = routing_key.name
+        check_names(exchange=exchange, routing_key=routing_key)
+        if len(self._known_names) >= KNOWN_NAMES_MAX:
+            self._known_names.clear()
+        self._known_names.update((exchange, routing_key))
+        return exchange, routing_key
 
     def withdraw(self, outcome: "asyncio.Future[LeveretError | None]") -> None:
         """Its publisher was cancelled: if it was not sent yet, it will not be."""

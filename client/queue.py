@@ -13,7 +13,7 @@ from leveret.protocol.native.layouts import FrameType
 
 from .consumer import Consumer, Subscription
 from .errors import QueueEmpty
-from .exchange import Exchange
+from .exchange import Exchange, exchange_name
 from .handler import Callback, Handler, OnError
 from .incoming import IncomingMessage
 
@@ -179,7 +179,7 @@ class Queue:
         arguments: Mapping[str, FieldValue] | None,
     ) -> None:
         key = self.name if binding_key is None else binding_key
-        await self.channel.request(type_, self.name, str(exchange), key, dict(arguments or {}))
+        await self.channel.request(type_, self.name, exchange_name(exchange), key, dict(arguments or {}))
 
     async def purge(self) -> int:
         """Drop what is ready; returns how many messages that was."""

@@ -194,6 +194,20 @@ class TestArguments:
         with pytest.raises(TypeError, match=r"publish takes a leveret\.Message, not bytes"):
             await channel.publish(b"body", queue.name)  # type: ignore[arg-type]  # the mistake
 
+    @pytest.mark.parametrize("nothing", [None, 5])
+    async def test_an_exchange_that_is_none(self, channel: Channel, queue: Queue, nothing: Any) -> None:
+        exchange = channel.default_exchange
+        advice = f"declare_exchange returns, or its name, not {type(nothing).__name__}"
+        for use in (queue.bind, queue.unbind, exchange.bind, exchange.unbind):
+            with pytest.raises(TypeError, match=advice):
+                await use(nothing)
+        with pytest.raises(TypeError, match=advice):
+            await channel.publish(Message(b""), queue, exchange=nothing)
+
+    async def test_an_exchange_as_a_routing_key(self, channel: Channel) -> None:
+        with pytest.raises(ValueError, match="routing_key must be a string, not Exchange"):
+            await channel.publish(Message(b""), channel.default_exchange)  # type: ignore[arg-type]  # the mistake
+
     def test_a_text_as_a_body(self) -> None:
         with pytest.raises(TypeError, match=r"Message\.text"):
             Message("text")  # type: ignore[arg-type]  # the mistake

@@ -148,9 +148,9 @@ class Channel(Face[aio.Channel]):
     def publish(
         self,
         message: Message,
-        routing_key: str,
+        routing_key: _queue.Queue | str,
         *,
-        exchange: str = "",
+        exchange: _exchange.Exchange | str = "",
         mandatory: bool = True,
         timeout_s: float | None = None,
     ) -> None:
@@ -168,16 +168,16 @@ class Channel(Face[aio.Channel]):
         """
         self._portal.run(
             lambda: self._async.publish(
-                message, routing_key, exchange=exchange, mandatory=mandatory, timeout_s=timeout_s
+                message, bare(routing_key), exchange=bare(exchange), mandatory=mandatory, timeout_s=timeout_s
             )
         )
 
     def publish_many(
         self,
         messages: Iterable[Message],
-        routing_key: str,
+        routing_key: _queue.Queue | str,
         *,
-        exchange: str = "",
+        exchange: _exchange.Exchange | str = "",
         mandatory: bool = True,
         timeout_s: float | None = None,
     ) -> None:
@@ -191,7 +191,7 @@ class Channel(Face[aio.Channel]):
         messages = list(messages)  # in this thread
         self._portal.run(
             lambda: self._async.publish_many(
-                messages, routing_key, exchange=exchange, mandatory=mandatory, timeout_s=timeout_s
+                messages, bare(routing_key), exchange=bare(exchange), mandatory=mandatory, timeout_s=timeout_s
             )
         )
 

@@ -12,6 +12,7 @@ from leveret.client.message import Message
 from leveret.protocol.amqp.field_table import FieldValue
 
 from . import channel as _channel
+from . import queue as _queue
 from .face import Face, bare
 
 
@@ -29,17 +30,22 @@ class Exchange(Face[aio.Exchange]):
         return self._async.name
 
     def publish(
-        self, message: Message, routing_key: str, *, mandatory: bool = True, timeout_s: float | None = None
+        self,
+        message: Message,
+        routing_key: _queue.Queue | str,
+        *,
+        mandatory: bool = True,
+        timeout_s: float | None = None,
     ) -> None:
         """See `Channel.publish`."""
         self._portal.run(
-            lambda: self._async.publish(message, routing_key, mandatory=mandatory, timeout_s=timeout_s)
+            lambda: self._async.publish(message, bare(routing_key), mandatory=mandatory, timeout_s=timeout_s)
         )
 
     def publish_many(
         self,
         messages: Iterable[Message],
-        routing_key: str,
+        routing_key: _queue.Queue | str,
         *,
         mandatory: bool = True,
         timeout_s: float | None = None,
@@ -47,7 +53,9 @@ class Exchange(Face[aio.Exchange]):
         """See `Channel.publish_many`."""
         messages = list(messages)  # in this thread
         self._portal.run(
-            lambda: self._async.publish_many(messages, routing_key, mandatory=mandatory, timeout_s=timeout_s)
+            lambda: self._async.publish_many(
+                messages, bare(routing_key), mandatory=mandatory, timeout_s=timeout_s
+            )
         )
 
     def bind(

@@ -56,7 +56,8 @@ async def declare_and_publish(channel: Channel) -> Queue:
     await channel.publish(message, "orders", timeout_s=5)
     await exchange.publish(Message.json({"number": 17}, message_id="17"), "order.new", mandatory=False)
     await channel.publish_many((Message.text(str(n)) for n in range(3)), "orders")
-    await channel.default_exchange.publish(Message.msgpack([1, 2]), "orders")
+    await channel.default_exchange.publish(Message.msgpack([1, 2]), queue)
+    await channel.publish(message, queue, exchange=exchange)
     assert_type(await queue.purge(), int)
     return queue
 

@@ -21,6 +21,7 @@ def everything() -> None:
         assert_type(exchange, Exchange)
         queue.bind(exchange)
         queue.bind("events", "key")
+        channel.publish(Message(b"x"), queue, exchange=exchange)
         assert_type(queue.purge(), int)
         read(queue)
         handle(channel, queue)

@@ -117,8 +117,8 @@ class TestRequests:
                 await channel.publish(Message(b""), "q" * 300)
             with pytest.raises(ValueError, match="not a value of a table"):
                 await channel.declare_queue("q", arguments={"x": object()})  # type: ignore[dict-item]  # the mistake
-            with pytest.raises(ValueError, match="exchange must be a string, not Exchange"):
-                await channel.publish(Message(b""), "q", exchange=channel.default_exchange)  # type: ignore[arg-type]  # the mistake
+            with pytest.raises(ValueError, match="routing_key must be a string, not int"):
+                await channel.publish(Message(b""), 5)  # type: ignore[arg-type]  # the mistake
             with pytest.raises(TypeError, match=r"takes a leveret\.Message, not bytes"):
                 await channel.publish(b"", "q")  # type: ignore[arg-type]  # the mistake
             assert server.of_type(FrameType.QUEUE_DECLARE) == []

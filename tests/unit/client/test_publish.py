@@ -29,6 +29,18 @@ async def test_publish_returns_when_the_broker_has_confirmed_and_not_before() ->
         await publish
 
 
+async def test_an_exchange_and_a_queue_stand_for_their_names() -> None:
+    server = FakeNativeServer()
+    async with server.connect() as connection, await connection.channel() as channel:
+        exchange, queue = channel.default_exchange, await channel.declare_queue("q")
+        await channel.publish(Message(b"1"), queue, exchange=exchange)
+        await channel.publish_many([Message(b"2")], queue, exchange=exchange)
+        await exchange.publish(Message(b"3"), queue)
+        await exchange.publish_many([Message(b"4")], queue)
+        sent = [entry for frame in server.of_type(FrameType.PUBLISH) for entry in frame[3]]
+        assert [(*entry[:2], entry[4]) for entry in sent] == [("", "q", b"%d" % n) for n in range(1, 5)]
+
+
 async def test_all_publishes_of_a_turn_leave_as_one_frame_in_one_write() -> None:
     server = FakeNativeServer()
     async with server.connect() as connection, await connection.channel() as channel:
