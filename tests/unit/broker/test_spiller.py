@@ -136,11 +136,13 @@ class TestTroubleWithTheDisk:
         self, broker: WholeBroker, spill: OddSpill, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pauses: list[float] = []
+        is_written = asyncio.Event()
 
         async def sleep(seconds: float) -> None:
             pauses.append(seconds)
             if len(pauses) == 3:
                 spill.write_error = None
+                broker.broker.spiller.when_caught_up(is_written.set)
 
         monkeypatch.setattr(spiller.asyncio, "sleep", sleep)
         client = broker.client()
@@ -149,9 +151,8 @@ class TestTroubleWithTheDisk:
         publish(client, "q", b"1")
         broker.end_turn()
         spilling = asyncio.create_task(broker.broker.spiller.run())
-        is_written = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.01, is_written.set)
-        await is_written.wait()
+        async with asyncio.timeout(60):
+            await is_written.wait()
         spilling.cancel()
         assert pauses == [spiller.RETRY_S] * 3
         assert broker.spilled_copies == 1
