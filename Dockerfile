@@ -19,7 +19,7 @@ RUN install --directory --owner leveret --group leveret --mode 0700 /var/lib/lev
 COPY --from=build /opt/leveret /opt/leveret
 
 # Outside, nobody is on the container's loopback: guest may log in from everywhere, as in RabbitMQ's own image.
-# Set LEVERET_DEFAULT_USER and LEVERET_DEFAULT_PASSWORD before you publish the port.
+# Set LEVERET_DEFAULT_USER and LEVERET_DEFAULT_PASSWORD before you publish the port. 5671 is for LEVERET_TLS_PORT.
 ENV PATH=/opt/leveret/bin:$PATH \
     LEVERET_DATA_DIR=/var/lib/leveret \
     LEVERET_HOST=0.0.0.0 \
@@ -29,7 +29,7 @@ ENV PATH=/opt/leveret/bin:$PATH \
 
 USER 10001
 VOLUME /var/lib/leveret
-EXPOSE 5672 15672
+EXPOSE 5671 5672 15672
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"LEVERET_HTTP_PORT\"]}/readyz', timeout=2)"]
 ENTRYPOINT ["leveret"]

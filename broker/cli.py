@@ -51,7 +51,8 @@ def serve(file: Path | None, **flags: str | None) -> int:
     """Run a broker until SIGTERM or SIGINT.
 
     Options come from the command line, else the environment, else the TOML file. When the broker accepts
-    connections, it prints one line: ready port=N http_port=N data_dir=PATH
+    connections, it prints one line: ready port=N http_port=N tls_port=N data_dir=PATH
+    (without a port that is off). SIGHUP makes it read the files of TLS again.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     config = load(given, os.environ, file)

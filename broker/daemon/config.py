@@ -63,10 +63,39 @@ class Config:
         default=("127.0.0.1",),
         metadata=_about("Addresses to listen on for AMQP and the native protocol, with commas."),
     )
-    port: int = field(
+    port: int | None = field(
         default=5672,
         metadata=_about(
-            "Port for AMQP and the native protocol; 0: any free one.", minimum=0, maximum=PORT_MAX
+            "Port for AMQP and the native protocol; 0: any free one, none: TLS only.",
+            minimum=0,
+            maximum=PORT_MAX,
+        ),
+    )
+    tls_port: int | None = field(
+        default=None,
+        metadata=_about(
+            "Port for both over TLS, usually 5671; 0: any free one.",
+            default="none",
+            minimum=0,
+            maximum=PORT_MAX,
+        ),
+    )
+    tls_certificate: Path | None = field(
+        default=None,
+        metadata=_about(
+            "PEM file with the certificate that TLS clients are shown, and those that vouch for it.",
+            default="none",
+        ),
+    )
+    tls_key: Path | None = field(
+        default=None,
+        metadata=_about("PEM file with that certificate's private key, not encrypted.", default="none"),
+    )
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata=_about(
+            "PEM file with who vouches for clients; with it, each TLS client must show a certificate.",
+            default="none",
         ),
     )
     http_host: str = field(
@@ -166,6 +195,14 @@ class Config:
         metadata=_about("Time added to every sync, to measure with a slower disk.", minimum=0, shown=False),
     )
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for options that do not go together."""
+        missing = [name for name in ("tls_port", "tls_certificate", "tls_key") if getattr(self, name) is None]
+        if 0 < len(missing) < 3 or (missing and self.tls_client_ca is not None):
+            raise ConfigError(f"TLS needs {' and '.join(missing)}, too")
+        if self.port is None and self.tls_port is None:
+            raise ConfigError("port is none, and there is no tls_port: nobody could connect")
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -240,6 +277,10 @@ def _parse_int(value: object) -> int:
     raise ValueError
 
 
+def _parse_int_or_none(value: object) -> int | None:
+    return None if value == "none" else _parse_int(value)
+
+
 def _parse_float(value: object) -> float:
     number = float(value) if isinstance(value, str | float) else float(_parse_int(value))
     if not math.isfinite(number):
@@ -264,10 +305,11 @@ def _parse_names(value: object) -> tuple[str, ...]:
 
 _TYPES: Mapping[object, tuple[str, Callable[[object], object]]] = {
     int: ("a whole number", _parse_int),
-    int | None: ("a whole number", _parse_int),
+    int | None: ("a whole number or none", _parse_int_or_none),
     float: ("a number", _parse_float),
     str: ("text", _parse_text),
     Path: ("a path", _parse_path),
+    Path | None: ("a path", _parse_path),
     tuple[str, ...]: ("a list of names", _parse_names),
 }
 

@@ -1,6 +1,7 @@
 """A broker that has a process of its own: its signals, its garbage collector, and the line that says ready.
 
-SIGTERM and SIGINT stop the broker in an orderly way; a second one ends the process at once.
+SIGTERM and SIGINT stop the broker in an orderly way; a second one ends the process at once. SIGHUP makes it
+read the files of TLS again.
 """
 
 import asyncio
@@ -44,8 +45,9 @@ async def _run(config: Config) -> int:
         # What was recovered lives long: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        facts = f"port={server.port} http_port={server.http_port} data_dir={config.data_dir}"
-        print(f"ready {facts}", flush=True)
+        ports = {"port": server.port, "http_port": server.http_port, "tls_port": server.tls_port}
+        open_ports = " ".join(f"{name}={port}" for name, port in ports.items() if port is not None)
+        print(f"ready {open_ports} data_dir={config.data_dir}", flush=True)
 
     server = Server(config, _make_engine(config), _make_spill(config), HttpServer, on_ready)
     _handle_signals(server)
@@ -69,5 +71,7 @@ def _handle_signals(server: Server) -> None:
             os._exit(EXIT_AT_ONCE)
         server.stop()
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, server.reload_tls)

@@ -35,8 +35,9 @@ from ..durability.recovery import recover
 from ..sessions.session import SessionSettings
 from ..sessions.transport import Transport
 from ..timers import LoopTimers
-from .config import Config
+from .config import Config, ConfigError
 from .resources import ResourceWatch, limits_of
+from .tls import TlsListener
 
 log = logging.getLogger(__name__)
 
@@ -73,19 +74,24 @@ class Server:
         make_http: "Callable[[str, int, Broker, Server], Http] | None",
         on_ready: Callable[[], None],
     ) -> None:
-        """`on_ready` is called when clients can connect. Without `make_http`, there is no HTTP."""
+        """`on_ready` is called when clients can connect. Without `make_http`, there is no HTTP.
+
+        Raises ConfigError for files of TLS that cannot be used.
+        """
         self._config = config
         self._engine = engine
         self._spill = spill
         self._make_http = make_http
         self._on_ready = on_ready
         self.port = config.port  # from `on_ready` on the real ones, also for 0
+        self.tls_port = config.tls_port
         self.http_port = config.http_port
         self._clock = SystemClock()
         self._transports: set[Transport] = set()
         self._no_transports = asyncio.Event()
         self._no_transports.set()
         self._listeners: list[asyncio.Server] = []
+        self._tls = TlsListener(config) if config.tls_port is not None else None
         self._stop = asyncio.Event()
         self._goodbye_s = GOODBYE_S
         self._committer: Committer | None = None  # from the end of recovery on
@@ -137,6 +143,18 @@ class Server:
         self._goodbye_s = goodbye_s
         self._stop.set()
 
+    def reload_tls(self) -> None:
+        """Read the files of TLS again, for connections made from now on."""
+        if self._tls is None:
+            log.warning("no file to read again: TLS is off")
+            return
+        try:
+            self._tls.reload()
+        except ConfigError as error:
+            log.error("TLS goes on as it was: %s", error)
+        else:
+            log.info("read the files of TLS again")
+
     @property
     def is_stopping(self) -> bool:
         return self._stop.is_set()
@@ -159,6 +177,7 @@ class Server:
             return await self._serve_until_stopped(committer, committing, reading, spilling)
         finally:
             self.is_ready = False
+            self._stop_listening()
             reading.cancel()
             spilling.cancel()
             ticking.cancel()
@@ -182,18 +201,26 @@ class Server:
             version=config.server_version,
         )
 
-        def accept() -> asyncio.Protocol:
-            transport = Transport(settings, config.handshake_timeout_s, self._transport_closed)
-            self._transports.add(transport)
-            self._no_transports.clear()
-            return transport
+        def make_transport() -> Transport:
+            timeout_s = config.handshake_timeout_s
+            return Transport(settings, timeout_s, self._transport_opened, self._transport_closed)
 
         loop = asyncio.get_running_loop()
         for host in config.host:
-            with _naming(host, self.port, "--port"):
-                listener = await loop.create_server(accept, host, self.port, backlog=BACKLOG)
-            self._listeners.append(listener)
-            self.port = listener.sockets[0].getsockname()[1]  # the one that was free, if any would do
+            if self.port is not None:
+                with _naming(host, self.port, "--port"):
+                    listener = await loop.create_server(make_transport, host, self.port, backlog=BACKLOG)
+                self._listeners.append(listener)
+                self.port = listener.sockets[0].getsockname()[1]  # the one that was free, if any would do
+            if self._tls is not None and self.tls_port is not None:
+                with _naming(host, self.tls_port, "--tls-port"):
+                    self.tls_port = await self._tls.listen(host, self.tls_port, BACKLOG, make_transport)
+
+    def _transport_opened(self, transport: Transport) -> None:
+        self._transports.add(transport)
+        self._no_transports.clear()
+        if self.is_stopping:
+            transport.abort()
 
     def _transport_closed(self, transport: Transport) -> None:
         self._transports.discard(transport)
@@ -211,8 +238,7 @@ class Server:
                 return self._log_failed(task.exception())
         log.info("stopping")
         self.is_ready = False
-        for listener in self._listeners:
-            listener.close()
+        self._stop_listening()
         try:
             async with asyncio.timeout(self._config.shutdown_grace_s):
                 await self._close_connections()
@@ -232,6 +258,13 @@ class Server:
             return self._log_failed(error)
         log.info("stopped")
         return 0
+
+    def _stop_listening(self) -> None:
+        """Idempotent."""
+        for listener in self._listeners:
+            listener.close()
+        if self._tls is not None:
+            self._tls.close()
 
     async def _close_connections(self) -> None:
         """Confirm what was published so far, then say goodbye and wait a moment for the clients to go."""

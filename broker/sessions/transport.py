@@ -30,7 +30,11 @@ class Transport(asyncio.Protocol):
     """One per accepted socket. It is its session's `SessionHost`."""
 
     def __init__(
-        self, settings: SessionSettings, handshake_timeout_s: float, on_close: Callable[["Transport"], None]
+        self,
+        settings: SessionSettings,
+        handshake_timeout_s: float,
+        on_open: Callable[["Transport"], None],
+        on_close: Callable[["Transport"], None],
     ):
         self.name = "?"
         self.peer_is_loopback = False
@@ -38,6 +42,7 @@ class Transport(asyncio.Protocol):
         self.session: Session | None = None
         self._settings = settings
         self._handshake_timeout_s = handshake_timeout_s
+        self._on_open = on_open
         self._on_close = on_close
         self._socket: asyncio.Transport | None = None
         self._first_bytes = b""
@@ -52,10 +57,11 @@ class Transport(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         if peer and own:
-            self.name = f"{_address(peer)} -> {_address(own)}"
+            self.name = f"{endpoint(peer)} -> {endpoint(own)}"
             self.peer_is_loopback = ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
         loop = asyncio.get_running_loop()
         self._handshake_timer = loop.call_later(self._handshake_timeout_s, self._handshake_timed_out)
+        self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
         session = self.session
@@ -198,6 +204,7 @@ def _begins_a_wire(data: bytes) -> bool:
     return AMQP_HEADER.startswith(data) or NATIVE_MAGIC.startswith(data)
 
 
-def _address(address: tuple[str, int]) -> str:
+def endpoint(address: tuple[str, int]) -> str:
+    """As in the log."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

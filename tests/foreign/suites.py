@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 
-TLS = "needs TLS, which the broker does not have yet"
+TLS = "needs TLS, which the broker of these runs is not given"
 CLIENT = "fails with RabbitMQ 3.10, too, always or now and then: it is about the client's own futures"
 GARBAGE = "fails now and then with RabbitMQ 3.10, too: it is about the client's garbage"
 INTERNET = "talks to a host on the internet, not to the broker"

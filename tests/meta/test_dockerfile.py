@@ -22,6 +22,7 @@ from sources import ROOT
 
 from leveret.broker.daemon.config import Config
 
+USUAL_TLS_PORT = 5671  # no default: TLS needs a certificate
 PREFIX = "/opt/leveret"  # where the image has the broker's environment
 CREATES_USER = ("useradd ", "install ")
 
@@ -131,7 +132,7 @@ def test_data_are_in_the_volume() -> None:
 
 
 def test_the_ports_are_the_brokers() -> None:
-    assert all_of("EXPOSE") == [f"{Config().port} {Config().http_port}"]
+    assert all_of("EXPOSE") == [f"{USUAL_TLS_PORT} {Config().port} {Config().http_port}"]
 
 
 def test_every_step_but_the_users_is_run_by_this_test() -> None:

@@ -21,9 +21,17 @@ class Certificate:
         context.load_cert_chain(self.file, self.key_file)
         return context
 
+    def client_context(self, shown: "Certificate | None" = None) -> ssl.SSLContext:
+        """Of a client that trusts this one, and shows the other."""
+        context = ssl.create_default_context(cafile=str(self.file))
+        if shown is not None:
+            context.load_cert_chain(shown.file, shown.key_file)
+        return context
+
 
 def make_certificate(folder: Path) -> Certificate:
-    """A new one, good for a day."""
+    """A new one, good for a day, in a folder that is made when missing."""
+    folder.mkdir(exist_ok=True)
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     certificate = Certificate(folder / "cert.pem", folder / "key.pem")

@@ -42,6 +42,7 @@ class Daemon:
         self.env = env or {}
         self.port = 0  # 0 until the first start; the same over restarts
         self.http_port = 0
+        self.tls_port = 0  # stays 0 without TLS
         self.process: subprocess.Popen[str] | None = None
         self._stderr_path = data_dir.with_name(data_dir.name + ".stderr")
 
@@ -76,6 +77,8 @@ class Daemon:
         """Start the broker and wait for its ready line."""
         command = [*self.command, "serve", "--data-dir", str(self.data_dir)]
         command += ["--port", str(self.port), "--http-port", str(self.http_port), *self.options]
+        if self.tls_port:
+            command += ["--tls-port", str(self.tls_port)]  # instead of the 0 among the options
         with self._stderr_path.open("a") as stderr:
             self.process = subprocess.Popen(
                 command,
@@ -138,7 +141,7 @@ class Daemon:
         return exit_code
 
     def _read_ready_line(self) -> None:
-        """Wait for `ready port=N http_port=N data_dir=...`, the one line that the broker prints to stdout."""
+        """Wait for `ready port=N ... data_dir=...`, the one line that the broker prints to stdout."""
         stdout = self._running().stdout
         assert stdout is not None
         readable, _, _ = select.select([stdout], [], [], START_TIMEOUT_S)
@@ -146,6 +149,8 @@ class Daemon:
         if not line.startswith("ready "):
             said = f"printed {line!r}" if readable else f"was silent for {START_TIMEOUT_S} s"
             raise DaemonFailed(f"the broker did not start: it {said}\n{self.stderr}")
-        facts = dict(word.split("=", 1) for word in line.split()[1:3])
-        self.port = int(facts["port"])
+        ports, _, _ = line.removeprefix("ready ").partition(" data_dir=")
+        facts = dict(word.split("=", 1) for word in ports.split())
+        self.port = int(facts.get("port", 0))
         self.http_port = int(facts["http_port"])
+        self.tls_port = int(facts.get("tls_port", 0))

@@ -61,6 +61,7 @@ class BrokerThread:
         except BaseException:
             self._thread.join()
             raise
+        assert server.port is not None  # `port` is FIXED
         self.port, self.http_port = server.port, server.http_port
 
     def stop(self) -> None:

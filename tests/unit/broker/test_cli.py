@@ -104,7 +104,7 @@ def test_help_names_every_option_but_the_hidden_ones(capsys: Capture) -> None:
         ([], "Missing command"),
         (["brew"], "No such command 'brew'"),
         (["serve", "--prot", "1"], "No such option"),
-        (["serve", "--port", "many"], "port must be a whole number, not 'many' (from --port)"),
+        (["serve", "--port", "many"], "port must be a whole number or none, not 'many' (from --port)"),
         (["serve", "--config", "/absent.toml"], "/absent.toml: No such file"),
     ],
 )

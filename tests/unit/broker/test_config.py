@@ -80,7 +80,7 @@ def test_a_list_in_text_is_split_at_commas_and_may_be_empty() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("port", "many", "port must be a whole number, not 'many' (from --port)"),
+        ("port", "many", "port must be a whole number or none, not 'many' (from --port)"),
         ("port", "70000", "port must be at most 65535, not '70000' (from --port)"),
         ("port", "-1", "port must be at least 0, not '-1' (from --port)"),
         ("heartbeat_s", "1.5", "heartbeat_s must be a whole number, not '1.5' (from --heartbeat-s)"),
@@ -94,6 +94,32 @@ def test_a_bad_flag_is_refused_by_name_and_source(name: str, text: str, message:
     assert refusal({name: text}) == message
 
 
+TLS = {"tls_port": "5671", "tls_certificate": "/cert.pem", "tls_key": "/key.pem"}
+
+
+def test_tls_is_off_until_it_is_set_up() -> None:
+    assert Config().tls_port is None
+    config = load({**TLS, "tls_client_ca": "/ca.pem", "port": "none"}, {}, None)
+    assert (config.port, config.tls_port, config.tls_key) == (None, 5671, Path("/key.pem"))
+    assert config.tls_client_ca == Path("/ca.pem")
+
+
+@pytest.mark.parametrize("missing", TLS)
+def test_half_of_tls_is_refused(missing: str) -> None:
+    assert (
+        refusal({name: text for name, text in TLS.items() if name != missing}) == f"TLS needs {missing}, too"
+    )
+
+
+def test_a_client_ca_without_tls_is_refused() -> None:
+    message = "TLS needs tls_port and tls_certificate and tls_key, too"
+    assert refusal({"tls_client_ca": "/ca.pem"}) == message
+
+
+def test_a_broker_without_any_port_is_refused() -> None:
+    assert refusal({"port": "none"}) == "port is none, and there is no tls_port: nobody could connect"
+
+
 def test_a_bad_variable_is_named() -> None:
     assert refusal(environ={"LEVERET_PORT": "tcp://10.0.0.1:5672"}).endswith("(from LEVERET_PORT)")
 
@@ -101,7 +127,9 @@ def test_a_bad_variable_is_named() -> None:
 @pytest.mark.parametrize("value", ["true", "[5672]", "5672.0", '"x"'])
 def test_a_file_with_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: str) -> None:
     file = write(tmp_path, f"port = {value}\n")
-    with pytest.raises(ConfigError, match=r"port must be a whole number, not .* \(from .*leveret.toml\)"):
+    with pytest.raises(
+        ConfigError, match=r"port must be a whole number or none, not .* \(from .*leveret.toml\)"
+    ):
         load({}, {}, file)
 
 

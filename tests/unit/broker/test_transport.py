@@ -49,7 +49,7 @@ def socket() -> FakeSocket:
 
 @pytest.fixture
 async def transport(house: House, socket: FakeSocket) -> Transport:
-    transport = Transport(house.settings, 60, lambda _: None)
+    transport = Transport(house.settings, 60, on_open=lambda _: None, on_close=lambda _: None)
     transport.connection_made(socket)
     return transport
 
