@@ -8,6 +8,8 @@ import leveret
 
 
 async def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("usage: python alerts_receive.py SEVERITY...")
     async with leveret.connect() as connection:
         channel = await connection.channel()
         alerts = await channel.declare_exchange("alerts", "direct")

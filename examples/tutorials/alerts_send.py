@@ -7,6 +7,8 @@ import leveret
 
 
 async def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("usage: python alerts_send.py SEVERITY TEXT")
     severity, text = sys.argv[1:]
     async with leveret.connect() as connection:
         channel = await connection.channel()

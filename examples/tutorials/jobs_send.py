@@ -7,6 +7,8 @@ import leveret
 
 
 async def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("usage: python jobs_send.py JOB...")
     async with leveret.connect() as connection:
         channel = await connection.channel()
         await channel.declare_queue("jobs", durable=True)

@@ -7,6 +7,8 @@ import leveret
 
 
 async def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("usage: python news_send.py NEWS")
     async with leveret.connect() as connection:
         channel = await connection.channel()
         news = await channel.declare_exchange("news", "fanout")

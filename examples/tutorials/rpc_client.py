@@ -8,6 +8,8 @@ from leveret.patterns.rpc import RemoteError, RpcClient
 
 
 async def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python rpc_client.py DATE")
     async with leveret.connect() as connection, RpcClient(connection) as client:
         try:
             reply = await client.call("weekday", sys.argv[1].encode(), timeout_s=5)

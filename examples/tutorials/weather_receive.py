@@ -8,6 +8,8 @@ import leveret
 
 
 async def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("usage: python weather_receive.py PATTERN...")
     async with leveret.connect() as connection:
         channel = await connection.channel()
         weather = await channel.declare_exchange("weather", "topic")

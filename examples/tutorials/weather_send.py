@@ -7,6 +7,8 @@ import leveret
 
 
 async def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("usage: python weather_send.py PLACE TEXT")
     topic, text = sys.argv[1:]
     async with leveret.connect() as connection:
         channel = await connection.channel()

@@ -17,7 +17,8 @@ from daemon import TIMEOUT_FACTOR, Daemon
 import leveret
 
 TUTORIALS = Path(__file__).parents[2] / "examples" / "tutorials"
-PATIENCE_S = 20 * TIMEOUT_FACTOR
+PATIENCE_S = 60 * TIMEOUT_FACTOR  # programs start slowly on a loaded machine
+pytestmark = pytest.mark.timeout(240 * TIMEOUT_FACTOR)
 
 
 class Program:
@@ -43,10 +44,11 @@ class Program:
         self._process.send_signal(signal.SIGINT)
         await self.ends()
 
-    async def ends(self) -> None:
+    async def ends(self, *, exit_code: int = 0) -> None:
+        """It says nothing more."""
         async with asyncio.timeout(PATIENCE_S):
             rest, _ = await self._process.communicate()
-        assert (self._process.returncode, rest.decode()) == (0, "")
+        assert (self._process.returncode, rest.decode()) == (exit_code, "")
 
     def kill(self) -> None:
         if self._process.returncode is None:
@@ -157,6 +159,24 @@ async def test_weather_goes_by_pattern(start: Start) -> None:
             await run(start, "weather_send.py", topic, "look out", says=["reported"])
         await receiver.says("europe.rome.rain: look out", "asia.pacific.coast.storm: look out")
         await receiver.interrupt()
+
+
+USAGES = {
+    "alerts_receive.py": "SEVERITY...",
+    "alerts_send.py": "SEVERITY TEXT",
+    "jobs_send.py": "JOB...",
+    "news_send.py": "NEWS",
+    "rpc_client.py": "DATE",
+    "weather_receive.py": "PATTERN...",
+    "weather_send.py": "PLACE TEXT",
+}
+
+
+@pytest.mark.parametrize("name", USAGES)
+async def test_without_its_arguments_it_says_what_it_takes(start: Start, name: str) -> None:
+    async with start(name) as program:
+        await program.says(f"usage: python {name} {USAGES[name]}")
+        await program.ends(exit_code=1)
 
 
 async def test_a_call_has_an_answer_or_an_error(start: Start) -> None:
