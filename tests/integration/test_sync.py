@@ -31,7 +31,7 @@ from leveret.sync import (
 )
 from leveret.testing import Broker
 
-PATIENCE_S = 20 * TIMEOUT_FACTOR
+PATIENCE_S = 60 * TIMEOUT_FACTOR
 
 
 @pytest.fixture(scope="module")
