@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from postgresql import PostgreSQL
 # This suite runs on small and busy machines: that an example took long says nothing about the code.
 settings.register_profile("leveret", deadline=None)
 settings.load_profile("leveret")
+
+# A shell starts what runs in the background deaf to Ctrl-C, and so would be every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ async def _translated(operation: Awaitable[T]) -> T:
     except leveret.BrokerError as error:
         raise ClosedByBroker("operation", error.reply_code, error.reply_text) from error
     except leveret.AuthenticationFailed as error:
-        raise ClosedByBroker("connection", 403, str(error)) from error
+        _, _, text = str(error).partition(": ")  # before it: which broker, which user
+        raise ClosedByBroker("connection", 403, text) from error
     except leveret.ConnectionLost as error:
         raise ConnectionLost(str(error)) from error
 
