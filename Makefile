@@ -41,7 +41,7 @@ unit integration crash fuzz: $(VENV)/dev.stamp  ## One tier of tests.
 	$(BIN)/pytest tests/$@
 
 sync: $(VENV)/dev.stamp  ## Write src/leveret/sync anew from client/.
-	$(BIN)/python -P src/leveret/sync/generate.py
+	$(BIN)/python -m leveret.sync_generator.generate
 
 power-cut: $(VENV)/dev.stamp  ## 10,000 power cuts of a broker under load (about 15 minutes; needs strace).
 	$(BIN)/python tests/crash/run_power_cut.py --power-cuts 10000

@@ -9,7 +9,7 @@ import pytest
 
 import leveret
 import leveret.sync
-from leveret.sync import generate
+from leveret.sync_generator import docstrings, generate
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,24 @@ def test_no_docstring_speaks_of_await(generated: dict[Path, str]) -> None:
         if words.search(line) and path.name != "__init__.py"
     ]
     assert found == []
+
+
+class TestDocstrings:
+    def test_a_paragraph_that_grows_is_filled_anew_and_nothing_else(self) -> None:
+        words = "word " * 16
+        text = f"First.\n\n{words}leveret.connect() it\nis\n\nand\nso on"
+        filled = f"First.\n\n{words}leveret.sync.connect()\nit is\n\nand\nso on\n"
+        assert docstrings.in_other_words(text) == filled
+
+    def test_an_argument_that_grows_keeps_its_indentation_and_to_itself(self) -> None:
+        words, others = "word " * 14, "    name: this\n    no_ack, exclusive: that"
+        text = f"Args:\n    url: {words}leveret.connect() it\n        is\n{others}"
+        filled = f"Args:\n    url: {words}leveret.sync.connect()\n        it is\n{others}\n"
+        assert docstrings.in_other_words(text) == filled
+
+    def test_lines_as_long_as_the_client_has_them_stay(self) -> None:
+        text = f"Args:\n    url: {'x' * 97}\n        more"
+        assert docstrings.in_other_words(text) == f"{text}\n"
 
 
 class TestWhatCannotBeTranslated:

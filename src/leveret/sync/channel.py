@@ -25,12 +25,12 @@ from .face import Face, bare
 class Channel(Face[aio.Channel]):
     """A channel: where an application declares, publishes and consumes. Made by `Connection.channel`.
 
-    A refused operation raises the broker's error and leaves the channel open. Only `close`, the end of
-    the connection, or a CHANNEL_CLOSED of the broker end it; then everything that waits raises, and so
-    does every later use.
+    A refused operation raises the broker's error and leaves the channel open. Only `close`, the end of the
+    connection, or a CHANNEL_CLOSED of the broker end it; then everything that waits raises, and so does every
+    later use.
 
-    A channel outlives the link that it was opened on: the connection opens it again on the next one,
-    under the same number. Between links requests and publishes wait.
+    A channel outlives the link that it was opened on: the connection opens it again on the next one, under
+    the same number. Between links requests and publishes wait.
     """
 
     __slots__ = ()

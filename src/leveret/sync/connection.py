@@ -111,13 +111,11 @@ def connect(
     DeliveryLost.
 
     Args:
-        url: `leveret://user:password@host:port/vhost?option=value`, or `leverets://` for TLS. Several
-        hosts
-            stand side by side, `host1:5672,host2:5672`. The options are `heartbeat_s`, `timeout_s`,
-            `name`, `reconnect=no` and `ca_file`; arguments go before them. None: what the environment
-            variable LEVERET_URL says, or else the user guest on this machine.
-        heartbeat_s: how long the broker may be silent before the connection counts as broken; 0: for
-        ever.
+        url: `leveret://user:password@host:port/vhost?option=value`, or `leverets://` for TLS. Several hosts
+            stand side by side, `host1:5672,host2:5672`. The options are `heartbeat_s`, `timeout_s`, `name`,
+            `reconnect=no` and `ca_file`; arguments go before them. None: what the environment variable
+            LEVERET_URL says, or else the user guest on this machine.
+        heartbeat_s: how long the broker may be silent before the connection counts as broken; 0: for ever.
             60 when left out.
         timeout_s: for TCP, TLS and login together, at each host. 15 when left out.
         name: what operators see in the broker's logs.

@@ -6,24 +6,22 @@ returns or takes decides how it is translated; what cannot be translated stops t
 that says so. Members that are public only among the modules of the client are listed in `FACES`, too: a new
 one is part of the synchronous face unless somebody says otherwise.
 
-Needs ruff, which gives the result its form. Run it with `python -P`: the modules beside this one have names
-of the standard library's.
+Needs ruff, which gives the result its form.
 """
 
 import ast
 import builtins
-import itertools
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-CLIENT = HERE.parent / "client"
-DOCSTRING_WIDTH = 102  # of lines; they are indented
+from .docstrings import docstring, in_other_words
+
+SYNC = Path(__file__).resolve().parents[1] / "sync"
+CLIENT = SYNC.parent / "client"
 HEADER = "Written by generate.py from leveret.client.{}: `make sync` writes it anew."
 
 
@@ -88,30 +86,6 @@ SPECIAL = {
     "__aiter__": "__iter__",
     "__anext__": "__next__",
 }
-
-WORDS = (
-    (r"\basync (with|for|def)\b", r"\1"),
-    (r"\bawait |(?<=; )when awaited, ", ""),
-    (r"\ban async(?:hronous)?(\s+)context manager\b", r"a\1context manager"),
-    (r"\bSeveral tasks\b", "Several threads"),
-    (r"\b(async|asynchronous) iterator\b", "iterator"),
-    (r"\basyncio\.timeout\b", "leveret.sync.timeout"),
-    (rf"\bleveret\.(connect|{'|'.join(face.name for face in FACES)})\b", r"leveret.sync.\1"),
-)
-"""How the words of docstrings change, in this order."""
-
-REWORDED = {
-    """
-    An `async def` runs in the event loop and must not block it. A `def` runs in a thread, of which there are
-    as many as the concurrency, and may block for as long as it likes: heartbeats go on. It may settle its
-    message, but must leave everything else of the connection to the loop.
-    """: """
-    It runs in a thread, of which there are as many as the concurrency, and may block for as long as it likes:
-    heartbeats go on.
-    """,
-    "When this is cancelled (with `asyncio.run` that is what Ctrl-C does), handlers": "On Ctrl-C, handlers",
-}
-"""Sentences that are different here, however their lines break."""
 
 
 class CannotTranslate(Exception):
@@ -411,36 +385,6 @@ class Method:
         raise CannotTranslate(f"{self.name}: what does it iterate over?")
 
 
-def docstring(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
-    text = ast.get_docstring(node)
-    return "" if text is None else f'"""{in_other_words(text)}"""'
-
-
-def in_other_words(text: str) -> str:
-    """A docstring of the client, for users of the synchronous face."""
-    for old, new in REWORDED.items():
-        pattern = r"\s+".join(map(re.escape, old.split()))
-        text = re.sub(pattern, " ".join(new.split()), text)
-    for pattern, replacement in WORDS:
-        text = re.sub(pattern, replacement, text)
-    lines: list[str] = []
-    for _, group in itertools.groupby(text.splitlines(), _margin):
-        lines += _filled(list(group))
-    return "\n".join(lines) + ("\n" if len(lines) > 1 else "")
-
-
-def _margin(line: str) -> str | None:
-    return line[: len(line) - len(line.lstrip())] if line else None
-
-
-def _filled(lines: list[str]) -> list[str]:
-    """A paragraph, anew if a line is too long now."""
-    if max(map(len, lines)) <= DOCSTRING_WIDTH:
-        return lines
-    joined, margin = " ".join(map(str.strip, lines)), _margin(lines[0]) or ""
-    return textwrap.wrap(joined, DOCSTRING_WIDTH, initial_indent=margin, subsequent_indent=margin)
-
-
 def _indented(text: str) -> list[str]:
     return [f"    {line}" if line else "" for line in text.splitlines()] if text else []
 
@@ -566,7 +510,7 @@ def init_text() -> str:
     imports.append("from .timeout import timeout")
     imports.append(f"from leveret.client import ({', '.join(sorted(names - set(own)))})")
     listed = ", ".join(f'"{name}"' for name in sorted(names | {"timeout"}))
-    written_by_hand = ast.get_docstring(ast.parse((HERE / "__init__.py").read_text(encoding="utf-8")))
+    written_by_hand = ast.get_docstring(ast.parse((SYNC / "__init__.py").read_text(encoding="utf-8")))
     intro = f'"""{written_by_hand}\n"""'
     return formatted("__init__", "\n".join((intro, *imports, f"__all__ = [{listed}]")))
 
@@ -576,7 +520,7 @@ def formatted(module: str, text: str) -> str:
     for command in (["check", "--fix-only", "--select", "I,F401,RET,RUF022"], ["format"]):
         ruff = [sys.executable, "-P", "-m", "ruff", *command, "--quiet"]
         text = subprocess.run(
-            [*ruff, "--stdin-filename", HERE / f"{module}.py", "-"],
+            [*ruff, "--stdin-filename", SYNC / f"{module}.py", "-"],
             input=text,
             capture_output=True,
             text=True,
@@ -588,8 +532,8 @@ def formatted(module: str, text: str) -> str:
 def generate() -> dict[Path, str]:
     """All files that are written here, and what they should contain. Raises CannotTranslate."""
     modules = dict.fromkeys(face.module for face in FACES)
-    texts = {HERE / f"{module}.py": module_text(module) for module in modules}
-    return texts | {HERE / "__init__.py": init_text()}
+    texts = {SYNC / f"{module}.py": module_text(module) for module in modules}
+    return texts | {SYNC / "__init__.py": init_text()}
 
 
 if __name__ == "__main__":
