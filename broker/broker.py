@@ -80,7 +80,7 @@ class Broker:
             timers=timers,
             reader=self.reader,
             spiller=self.spiller,
-            next_sequence=self._next_sequence,
+            next_sequences=self._next_sequences,
             next_queue_id=self._next_queue_id,
             random_name=_random_name,
         )
@@ -120,9 +120,10 @@ class Broker:
             for queue in vhost.queues.values():
                 queue.delivering = False
 
-    def _next_sequence(self) -> int:
-        self.last_sequence = sequence = self.last_sequence + 1
-        return sequence
+    def _next_sequences(self, count: int) -> int:
+        first = self.last_sequence + 1
+        self.last_sequence += count
+        return first
 
     def _next_queue_id(self) -> int:
         if self.last_queue_id >= QUEUE_ID_MAX:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .queues.runs import Run
 
 
-NO_COPIES: "list[QueuedMessage]" = []  # shared by all messages that are not to be stored: never filled
+NO_COPIES: "tuple[QueuedMessage, ...]" = ()
 
 
 class Message:

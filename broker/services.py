@@ -3,7 +3,7 @@
 The real ones are `Journal`, `Turn` and `Timers`; unit tests pass fakes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class JournalLike(Protocol):
     """Where the domain says what must be durable. Nothing is durable before the next commit."""
 
-    def publish(self, message: Message, copies: list[QueuedMessage]) -> None:
-        """These copies of a persistent message lie in durable queues."""
+    def publish(self, messages: Sequence[Message], copies: Iterable[QueuedMessage]) -> None:
+        """These copies of the messages lie in durable queues and must be stored."""
 
-    def settle(self, copy: QueuedMessage) -> None:
-        """The copy is gone for good: acked, dropped, expired, dead-lettered, purged. Always safe to call."""
+    def settle(self, copies: Iterable[QueuedMessage]) -> None:
+        """They are gone for good: acked, dropped, expired, dead-lettered, purged. Always safe to call."""
 
     def requeue(self, copy: QueuedMessage) -> None:
         """`redelivered` or `delivery_count` of the copy changed. Always safe to call."""
@@ -82,8 +82,8 @@ class Services:
     timers: TimersLike
     reader: ReaderLike
     spiller: SpillerLike
-    next_sequence: Callable[[], int]
-    """A new message sequence number."""
+    next_sequences: Callable[[int], int]
+    """The first of so many new message sequence numbers in a row."""
     next_queue_id: Callable[[], int]
     """A new queue id (u32, never reused)."""
     random_name: Callable[[], str]

@@ -12,6 +12,7 @@ Invariants:
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,12 +25,12 @@ from leveret.protocol.reply_codes import ReplyCode
 from ..message import Message, QueuedMessage
 from ..queues.consumer import Consumer
 from ..queues.dead_letter import DeathReason
-from ..queues.delivery import REFUSED, RETURNED, TAKEN, Outcome, delivered_properties, enqueue_to
+from ..queues.delivery import REFUSED, RETURNED, TAKEN, Outcome, deliveries_of, enqueue_to
 from .confirms import Confirms
 from .direct_reply import REPLY_TO, ReplyConsumer, is_reply_name
 from .publish_checks import check_publish
 from .transaction import KeptPublish, KeptSettlement, Transaction
-from .unacked import Delivery, Unacked
+from .unacked import Delivery, Unacked, ack_timed_out, by_queue
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -190,12 +191,15 @@ class Channel:
         mandatory: bool,
         immediate: bool,
         properties: bytes,
-        body: bytes,
-    ) -> Outcome:
-        """Checks in RabbitMQ's order (`rabbit_channel`), then routes; the confirm follows the commit."""
+        bodies: Sequence[bytes],
+    ) -> Sequence[Outcome]:
+        """Publish messages that differ in their bodies only; returns what became of each.
+
+        Checks in RabbitMQ's order (`rabbit_channel`), then routes; the confirms follow the commit.
+        """
         confirms = self._confirms
         if confirms is not None:
-            confirms.last_tag += 1
+            confirms.last_tag += len(bodies)
         if immediate:
             raise HardError(ReplyCode.NOT_IMPLEMENTED, "immediate=true")
         facts = read_facts(properties)
@@ -207,10 +211,11 @@ class Channel:
             if routed is not properties:  # BCC does not travel on, either
                 properties, facts = routed, read_facts(routed)
         if self._transaction is None:
-            return self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, body)
-        kept = KeptPublish(queues, exchange, routing_key, mandatory, properties, facts, body)
-        self._transaction.publishes.append(kept)
-        return TAKEN
+            return self._deliver_publish(queues, exchange, routing_key, mandatory, properties, facts, bodies)
+        self._transaction.publishes += [
+            KeptPublish(queues, exchange, routing_key, mandatory, properties, facts, body) for body in bodies
+        ]
+        return [TAKEN] * len(bodies)
 
     def _deliver_publish(
         self,
@@ -220,47 +225,58 @@ class Channel:
         mandatory: bool,
         properties: bytes,
         facts: PropertyFacts,
-        body: bytes,
-    ) -> Outcome:
+        bodies: Sequence[bytes],
+    ) -> Sequence[Outcome]:
         services = self._services
-        message = Message(
-            services.next_sequence(), services.clock.now_ms(), exchange, routing_key, properties, facts, body
-        )
-        self._counters.published += 1
-        outcome = TAKEN
+        published_at = services.clock.now_ms()
+        sequence = services.next_sequences(len(bodies))
+        messages = []
+        for body in bodies:
+            messages.append(Message(sequence, published_at, exchange, routing_key, properties, facts, body))
+            sequence += 1
+        self._counters.published += len(bodies)
         if queues:
-            outcome = enqueue_to(message, queues, services)
-        elif not exchange and self.connection.direct_replies.deliver(message):
-            pass  # it went, or would have gone, straight to a channel
-        elif mandatory:
-            outcome = RETURNED
-            self._counters.returned += 1
-            self.wire.return_message(message, ReplyCode.NO_ROUTE, "NO_ROUTE")
+            outcomes = enqueue_to(messages, queues, services)
         else:
-            self._counters.unroutable += 1
+            outcomes = [self._miss(message, mandatory) for message in messages]
         confirms = self._confirms
         if confirms is not None:
-            if outcome >= REFUSED:
-                confirms.refuse_last()
+            if max(outcomes) >= REFUSED:
+                for tag, outcome in enumerate(outcomes, confirms.last_tag - len(bodies) + 1):
+                    if outcome >= REFUSED:
+                        confirms.refuse(tag)
             self._journal.confirm(self, confirms.last_tag)
-        return outcome
+        return outcomes
+
+    def _miss(self, message: Message, mandatory: bool) -> Outcome:
+        """There is no queue for the message."""
+        if not message.exchange and self.connection.direct_replies.deliver(message):
+            return TAKEN  # it went, or would have gone, straight to a channel
+        if mandatory:
+            self._counters.returned += 1
+            self.wire.return_message(message, ReplyCode.NO_ROUTE, "NO_ROUTE")
+            return RETURNED
+        self._counters.unroutable += 1
+        return TAKEN
 
     def _with_reply_name(self, properties: bytes) -> bytes:
         if self._replies is None:
             raise SoftError(ReplyCode.PRECONDITION_FAILED, "fast reply consumer does not exist")
         return with_changes(properties, reply_to=self._replies.name)
 
-    def publish_failed(self) -> None:
-        """The newest publish raised and the wire answers it by itself: it gets no confirm."""
-        if self._confirms is not None:
-            self._confirms.skip_last()
-            self._journal.confirm(self, self._confirms.last_tag)
+    def publish_failed(self, count: int) -> None:
+        """The newest so many publishes raised and the wire answers them by itself: they get no confirm."""
+        confirms = self._confirms
+        if confirms is not None:
+            for tag in range(confirms.last_tag - count + 1, confirms.last_tag + 1):
+                confirms.skip(tag)
+            self._journal.confirm(self, confirms.last_tag)
 
     def skip_publish(self) -> None:
         """The wire refused a publish before it came here: it has a publish tag, but gets no confirm."""
         if self._confirms is not None:
             self._confirms.last_tag += 1
-        self.publish_failed()
+        self.publish_failed(1)
 
     def confirm_up_to(self, publish_tag: int) -> None:
         """The journal: everything up to this publish is durable."""
@@ -381,7 +397,7 @@ class Channel:
         tag = self._next_delivery_tag()
         self._counters.got += 1
         if no_ack:
-            found.settle(copy)
+            found.settle((copy,))
         else:
             self._unacked[tag] = (copy, None)
             self._note_ack_timeout(found, None)
@@ -399,33 +415,36 @@ class Channel:
         elif not queue.may_deliver:
             self._journal.changes += 1  # the mark that another channel caused is still on its way
 
-    def can_take(self, consumer: Consumer) -> bool:
-        """Whether the channel-wide limit and the socket leave room for a delivery."""
+    def credit(self) -> tuple[int, int]:
+        """For how many messages, and octets of them, the channel-wide limit and the socket leave room."""
+        if not self.is_open:
+            return 0, 0
         limit = self._channel_prefetch
-        return self.is_open and (not limit or self._counted < limit) and self.wire.is_writable()
+        return limit - self._counted if limit else sys.maxsize, self.wire.room()
 
-    def deliver(self, consumer: Consumer, copy: QueuedMessage) -> None:
-        """The queue hands a copy to one of this channel's consumers."""
-        self._delivery_tag = tag = self._delivery_tag + 1
-        self._counters.delivered += 1
-        self._counters.redelivered += copy.redelivered
-        message = copy.message
-        properties = delivered_properties(copy) if copy.queue.counts_deliveries else message.properties
-        self.wire.deliver(consumer.tag, tag, copy.redelivered, message, properties)
+    def deliver(self, consumer: Consumer, copies: Sequence[QueuedMessage]) -> None:
+        """The queue hands copies to one of this channel's consumers."""
+        first_tag = self._delivery_tag + 1
+        self._delivery_tag += len(copies)
+        self._counters.delivered += len(copies)
+        for copy in copies:
+            if copy.redelivered:
+                self._counters.redelivered += 1
+        self.wire.deliver(consumer.tag, first_tag, deliveries_of(copies))
         if consumer.no_ack:
-            copy.queue.settle(copy)
+            consumer.queue.settle(copies)
         else:
-            self._unacked[tag] = (copy, consumer)
-            self._counted += 1
-            consumer.unacked_count += 1
+            for tag, copy in enumerate(copies, first_tag):
+                self._unacked[tag] = (copy, consumer)
+            self._counted += len(copies)
+            consumer.unacked_count += len(copies)
 
     def deliver_reply(self, message: Message) -> None:
         """An answer for this channel's direct reply-to consumer; dropped when it does not read."""
-        if self._replies is not None and self.wire.is_writable():
+        if self._replies is not None and self.wire.room() > 0:
             self._counters.delivered += 1
-            self.wire.deliver(
-                self._replies.consumer_tag, self._next_delivery_tag(), False, message, message.properties
-            )
+            delivery = (False, message.exchange, message.routing_key, message.properties, message.body)
+            self.wire.deliver(self._replies.consumer_tag, self._next_delivery_tag(), [delivery])
 
     def _next_delivery_tag(self) -> int:
         self._delivery_tag += 1
@@ -450,7 +469,7 @@ class Channel:
                 self._release((delivery,))
                 self._counters.acked += 1
                 copy = delivery[0]
-                copy.queue.settle(copy)
+                copy.queue.settle((copy,))
                 return
         self._settle(self._unacked.take(delivery_tag, multiple), self._apply_ack)
 
@@ -500,18 +519,15 @@ class Channel:
 
     def _apply_ack(self, deliveries: Mapping[int, Delivery]) -> None:
         self._counters.acked += len(deliveries)
-        for copy, _ in deliveries.values():
-            copy.queue.settle(copy)
+        for queue, copies in by_queue(deliveries).items():
+            queue.settle(copies)
 
     def _apply_reject(self, deliveries: Mapping[int, Delivery]) -> None:
         for copy, _ in deliveries.values():
             copy.queue.discard(copy, DeathReason.REJECTED)
 
     def _apply_requeue(self, deliveries: Mapping[int, Delivery], *, failed: bool) -> None:
-        by_queue: dict[Queue, list[QueuedMessage]] = {}
-        for copy, _ in deliveries.values():
-            by_queue.setdefault(copy.queue, []).append(copy)
-        for queue, copies in by_queue.items():
+        for queue, copies in by_queue(deliveries).items():
             queue.requeue(copies, failed=failed)
 
     # Consumers that do not ack
@@ -542,7 +558,7 @@ class Channel:
                 consumer.queue.remove_consumer(consumer)
                 if not self.wire.cancel_consumer(consumer.tag, queue_is_gone=False):
                     timeout_s = self._ack_timeout_s(consumer.queue, consumer)
-                    self.wire.close_channel(_ack_timed_out(self.number, timeout_s))
+                    self.wire.close_channel(ack_timed_out(self.number, timeout_s))
                     return
 
     def _ack_timeout_s(self, queue: "Queue", consumer: Consumer | None) -> float:
@@ -580,12 +596,3 @@ class Channel:
 def _let_deliver(queue: "Queue") -> None:
     queue.may_deliver = True
     queue.vhost.services.turn.mark_queue(queue)
-
-
-def _ack_timed_out(number: int, timeout_s: float) -> SoftError:
-    return SoftError(
-        ReplyCode.PRECONDITION_FAILED,
-        f"delivery acknowledgement on channel {number} timed out. "
-        f"Timeout value used: {timeout_s * 1000:.0f} ms. "
-        "This timeout value can be configured, see consumers doc guide to learn more",
-    )

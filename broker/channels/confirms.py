@@ -23,13 +23,13 @@ class Confirms:
             deque()
         )  # (tag, needs a nack), rising, not reached by confirms yet
 
-    def refuse_last(self) -> None:
-        """The newest publish was refused by a queue: a nack when its turn comes."""
-        self._answered.append((self.last_tag, True))
+    def refuse(self, tag: int) -> None:
+        """A queue refused the publish, the newest of which we hear: a nack when its turn comes."""
+        self._answered.append((tag, True))
 
-    def skip_last(self) -> None:
-        """The newest publish was answered by an error of its own."""
-        self._answered.append((self.last_tag, False))
+    def skip(self, tag: int) -> None:
+        """The publish, the newest of which we hear, was answered by an error of its own."""
+        self._answered.append((tag, False))
 
     @property
     def outstanding(self) -> int:

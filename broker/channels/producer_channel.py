@@ -64,7 +64,7 @@ class ProducerChannel(Channel):
         self._counters.sent_again += 1
         self._confirms.last_tag += 1
         if known is Known.REFUSED:
-            self._confirms.refuse_last()
+            self._confirms.refuse(self._confirms.last_tag)
         self._journal.confirm(self, self._confirms.last_tag)
 
     def took(self, first_tag: int, outcomes: Sequence[Outcome]) -> None:

@@ -51,7 +51,7 @@ class KeptSettlement(NamedTuple):
 class Transaction:
     """What a channel in tx mode has kept back, in order."""
 
-    deliver: Callable[..., Outcome]
+    deliver: Callable[..., Sequence[Outcome]]
     publishes: list[KeptPublish] = field(default_factory=list)
     settlements: list[KeptSettlement] = field(default_factory=list)
 
@@ -81,7 +81,9 @@ class Transaction:
         refused = []
         for position, publish in enumerate(publishes):
             before_publish(position)
-            if self.deliver(publish.queues, *publish[1:]) >= REFUSED:
+            *fields, body = publish[1:]
+            [outcome] = self.deliver(publish.queues, *fields, [body])
+            if outcome >= REFUSED:
                 refused.append(position)
         for kept in settlements:
             kept.commit()

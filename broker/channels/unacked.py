@@ -6,13 +6,17 @@ of deliveries that were extended the time is written down.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from leveret.protocol.errors import SoftError
 from leveret.protocol.reply_codes import ReplyCode
 
 from ..message import QueuedMessage
 from ..queues.consumer import Consumer
+
+if TYPE_CHECKING:
+    from ..queues.queue import Queue
 
 Delivery = tuple[QueuedMessage, Consumer | None]
 """A copy that is with the client, and the consumer that it was sent to; None: it was fetched with get.
@@ -103,3 +107,20 @@ class Unacked(dict[int, Delivery]):
 
 def unknown_delivery_tag(delivery_tag: int) -> SoftError:
     return SoftError(ReplyCode.PRECONDITION_FAILED, f"unknown delivery tag {delivery_tag}")
+
+
+def ack_timed_out(number: int, timeout_s: float) -> SoftError:
+    return SoftError(
+        ReplyCode.PRECONDITION_FAILED,
+        f"delivery acknowledgement on channel {number} timed out. "
+        f"Timeout value used: {timeout_s * 1000:.0f} ms. "
+        "This timeout value can be configured, see consumers doc guide to learn more",
+    )
+
+
+def by_queue(deliveries: Mapping[int, Delivery]) -> "dict[Queue, list[QueuedMessage]]":
+    """The copies, in order."""
+    found: dict[Queue, list[QueuedMessage]] = {}
+    for copy, _ in deliveries.values():
+        found.setdefault(copy.queue, []).append(copy)
+    return found

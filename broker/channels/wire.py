@@ -2,20 +2,20 @@
 sees bytes.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from leveret.protocol.errors import AmqpError
 
 from ..message import Message
+from ..queues.delivery import Delivery
 
 
 class Wire(Protocol):
     """One channel's way to its peer. Calls only buffer; the session writes once per turn of the loop."""
 
-    def deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
-    ) -> None:
-        """basic.deliver; `properties` are the message's own, or what this delivery adds to them."""
+    def deliver(self, consumer_tag: str, first_tag: int, deliveries: Sequence[Delivery]) -> None:
+        """basic.deliver; the delivery tags count from the first one."""
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         """basic.return: a mandatory message that reached no queue"""
@@ -34,5 +34,8 @@ class Wire(Protocol):
     def close_channel(self, error: AmqpError) -> None:
         """The channel failed by itself (not in answer to a method); the session closes it towards the peer"""
 
-    def is_writable(self) -> bool:
-        """False while the peer's socket is full: do not deliver; the session wakes the channel afterwards"""
+    def room(self) -> int:
+        """How many octets may still be delivered in this turn.
+
+        Not above 0 while the peer's socket is full: do not deliver; the session wakes the channel afterwards.
+        """

@@ -17,7 +17,7 @@ Invariants:
 - Right after `take`, runs and topology in memory are what the log says up to the end of that batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from leveret.storage.blob import HEADER_BYTES
@@ -61,33 +61,36 @@ class Journal:
 
     # What the domain calls
 
-    def publish(self, message: Message, copies: list[QueuedMessage]) -> None:
-        """These copies of a message must survive a crash; called once per message, with all of them."""
-        message.durable_copies = copies
+    def publish(self, messages: Sequence[Message], copies: Iterable[QueuedMessage]) -> None:
+        """These copies of these messages, and no others of them, must survive a crash."""
         for copy in copies:
             copy.is_durable = True
-        self._entries.append(message)
-        size = len(message.body)
-        if size > self._payload_max_bytes // 2:
-            self._large.append(message)
-        self.pending_bytes += size + len(message.properties) + MESSAGE_OVERHEAD_BYTES
+            copy.message.durable_copies += (copy,)
+        size_max = self._payload_max_bytes // 2
+        for message in messages:
+            size = len(message.body)
+            if size > size_max:
+                self._large.append(message)
+            self.pending_bytes += size + len(message.properties) + MESSAGE_OVERHEAD_BYTES
+        self._entries += messages
 
-    def settle(self, copy: QueuedMessage) -> None:
-        """The copy is gone for good. Does nothing for a copy that was never to be stored."""
-        if not copy.is_durable:
-            return
-        message = copy.message
-        run = copy.run
-        if run is None:  # it is not packed yet, unless its queue was deleted before that
-            if copy in message.durable_copies:
-                message.durable_copies.remove(copy)
-            return
-        run.lane.settled_bytes += len(message.body)
-        settled = self._settled.get(run)
-        if settled is None:
-            self._settled[run] = [message.sequence]
-        else:
+    def settle(self, copies: Iterable[QueuedMessage]) -> None:
+        """They are gone for good. Does nothing for a copy that was never to be stored."""
+        last_run = None
+        for copy in copies:
+            if not copy.is_durable:
+                continue
+            message = copy.message
+            run = copy.run
+            if run is None:  # it is not packed yet, unless its queue was deleted before that
+                left = [other for other in message.durable_copies if other is not copy]
+                message.durable_copies = tuple(left)
+                continue
+            if run is not last_run:
+                settled = self._settled.setdefault(run, [])
+                last_run = run
             settled.append(message.sequence)
+            run.lane.settled_bytes += len(message.body)
 
     def requeue(self, copy: QueuedMessage) -> None:
         """`redelivered` or `delivery_count` of the copy changed."""
@@ -189,11 +192,11 @@ class Journal:
             if message.durable_copies:
                 packer.add_parts(message)
         for entry in self._entries:
-            if isinstance(entry, Message):
-                if entry.durable_copies:
-                    packer.add_message(entry)
-            else:
+            if isinstance(entry, bytes):
                 packer.add(entry)
+            elif entry.durable_copies:
+                packer.add_message(entry)
+        packer.end_messages()
         self._pack_requeued(packer)
         self._pack_settled(packer)
         for record in self._purges:

@@ -90,18 +90,34 @@ def pack_publish(
     record_type: int = RecordType.PUBLISH,
 ) -> tuple[bytes, bytes]:
     """A framed PUBLISH in two pieces, so that the body is not copied before the batch is joined."""
+    tail = publish_tail(exchange, routing_key, properties)
+    return publish_head(record_type, sequence, published_at, queue_ids, tail, len(body)), body
+
+
+def publish_tail(exchange: str, routing_key: str, properties: bytes) -> tuple[int, bytes]:
+    """What a PUBLISH says between queue ids and body: its first octet, and the rest."""
     exchange_size, names = _encoded_names.get((exchange, routing_key)) or _encode_names(exchange, routing_key)
-    property_size = len(properties)
-    tail_size = 5 + len(names) + property_size + len(body)
-    tail = names + _LENGTH.pack(property_size) + properties
-    if len(queue_ids) == 1:
-        head = _ONE_QUEUE.pack(
-            record_type, 24 + tail_size, sequence, published_at, 1, queue_ids[0], exchange_size
-        )
-        return head + tail, body
+    return exchange_size, names + _LENGTH.pack(len(properties)) + properties
+
+
+def publish_head(
+    record_type: int,
+    sequence: int,
+    published_at: int,
+    queue_ids: Sequence[int],
+    tail: tuple[int, bytes],
+    body_size: int,
+) -> bytes:
+    """All of a framed PUBLISH but its body."""
+    exchange_size, rest = tail
     count = len(queue_ids)
-    head = _FRAME.pack(record_type, 20 + 4 * count + tail_size) + _HEAD.pack(sequence, published_at, count)
-    return b"%b%b%c%b" % (head, struct.pack(f">{count}I", *queue_ids), exchange_size, tail), body
+    size = 21 + 4 * count + len(rest) + body_size
+    if count == 1:
+        return (
+            _ONE_QUEUE.pack(record_type, size, sequence, published_at, 1, queue_ids[0], exchange_size) + rest
+        )
+    head = _FRAME.pack(record_type, size) + _HEAD.pack(sequence, published_at, count)
+    return b"%b%b%c%b" % (head, struct.pack(f">{count}I", *queue_ids), exchange_size, rest)
 
 
 def _encode_names(exchange: str, routing_key: str) -> tuple[int, bytes]:

@@ -5,7 +5,7 @@ or its queue is deleted. The channel counts `unacked_count` up and down, the que
 when it gets a message.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from leveret.protocol.amqp.field_table import FieldValue, field_type_name
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class ConsumingChannel(Protocol):
     """What a consumer and its queue need of the channel."""
 
-    def can_take(self, consumer: "Consumer") -> bool:
-        """Whether the channel-wide limit and the socket leave room for a delivery."""
+    def credit(self) -> tuple[int, int]:
+        """For how many messages, and octets of them, the channel-wide limit and the socket leave room."""
 
-    def deliver(self, consumer: "Consumer", copy: QueuedMessage) -> None:
-        """Send an UNACKED copy; with no_ack, settle it at once."""
+    def deliver(self, consumer: "Consumer", copies: Sequence[QueuedMessage]) -> None:
+        """Send UNACKED copies; with no_ack, settle them at once."""
 
     def consumer_cancelled(self, consumer: "Consumer") -> None:
         """The queue is gone, and the consumer with it."""
@@ -72,10 +72,13 @@ class Consumer:
         self.unacked_count = 0  # written by the channel; stays 0 with no_ack
         self.is_blocked = False  # waits for `Queue.consumer_ready`; written by `Consumers`
 
-    def can_take(self) -> bool:
-        """Whether it may get one more message now."""
+    def credit(self) -> tuple[int, int]:
+        """How many messages, and octets of them, it may get now: none if either is not above 0."""
+        count, room = self.channel.credit()
         limit = self.prefetch_count
-        return (not limit or self.unacked_count < limit) and self.channel.can_take(self)
+        if limit and limit - self.unacked_count < count:
+            count = limit - self.unacked_count
+        return count, room
 
 
 def _integer(arguments: Mapping[str, FieldValue], name: str, queue: "Queue") -> int | None:

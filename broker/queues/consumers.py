@@ -63,14 +63,20 @@ class Consumers:
                 self._activate(successor)
         return True
 
-    def next(self) -> Consumer | None:
-        """The consumer whose turn it is, among those that can take a message; None when nobody can."""
+    def next(self) -> tuple[Consumer, int, int] | None:
+        """The consumer whose turn it is, among those that can take a message; None when nobody can.
+
+        And how many messages and octets it is its turn for: of all that it can take, where it is alone.
+        """
         for lane in self._rotation.values():
             while lane:
                 consumer = next(iter(lane))
-                if consumer.can_take():
+                count, room = consumer.credit()
+                if count > 0 and room > 0:
+                    if len(lane) == 1:
+                        return consumer, count, room
                     lane.move_to_end(consumer)
-                    return consumer
+                    return consumer, 1, room
                 consumer.is_blocked = True
                 del lane[consumer]
         return None

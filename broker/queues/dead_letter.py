@@ -56,7 +56,7 @@ def dead_letter(copy: QueuedMessage, reason: DeathReason) -> None:
         remove_expiration=True,  # so that it cannot expire again where it goes
     )
     message = Message(
-        services.next_sequence(),
+        services.next_sequences(1),
         now_ms,
         exchange_name,
         source.routing_key if new_key is None else new_key,
@@ -67,7 +67,7 @@ def dead_letter(copy: QueuedMessage, reason: DeathReason) -> None:
     routed: Sequence[Queue] = queue.vhost.route(exchange_name, message.routing_key, message.facts)
     targets = [target for target in routed if not _is_automatic_cycle(target.name, deaths)]
     if targets:
-        enqueue_to(message, targets, services)
+        enqueue_to([message], targets, services)
 
 
 def _death_table(copy: QueuedMessage, reason: DeathReason, headers: FieldTable, now_ms: int) -> FieldTable:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .queue import Queue
 
 
+Delivery = tuple[bool, str, str, bytes, bytes]
+"""Redelivered, exchange, routing key, properties, body: a plain tuple, for there is one per message."""
+
+
 class Outcome(IntEnum):
     """What became of a publish."""
 
@@ -36,31 +40,51 @@ class Outcome(IntEnum):
 STORED, TAKEN, RETURNED, REFUSED, REFUSED_IN_PART = Outcome  # an enum's attributes are slow
 
 
-def enqueue_to(message: Message, queues: "Sequence[Queue]", services: Services) -> Outcome:
-    """Put a copy into each queue and tell the journal what must be durable."""
-    persistent = message.facts.persistent
-    if len(queues) == 1:  # by far the most usual case
-        queue = queues[0]
-        copy = queue.enqueue(message)
-        if copy is None:
-            return REFUSED
+def enqueue_to(
+    messages: Sequence[Message], queues: "Sequence[Queue]", services: Services
+) -> Sequence[Outcome]:
+    """Put copies into each queue and tell the journal what must be durable; returns what became of each.
+
+    The messages differ in their bodies only.
+    """
+    for queue in queues:
+        if queue.refuses_surplus:  # it has to look at each of them
+            return [_offer_to(message, queues, services) for message in messages]
+    return (_enqueue_to(messages, queues, services),) * len(messages)
+
+
+def _offer_to(message: Message, queues: "Sequence[Queue]", services: Services) -> Outcome:
+    accepting = [queue for queue in queues if queue.accepts(message)]
+    if not accepting:
+        return REFUSED
+    outcome = _enqueue_to((message,), accepting, services)
+    return outcome if len(accepting) == len(queues) else REFUSED_IN_PART
+
+
+def _enqueue_to(messages: Sequence[Message], queues: "Sequence[Queue]", services: Services) -> Outcome:
+    persistent = messages[0].facts.persistent
+    durable: list[QueuedMessage] = []  # the copies that must be
+    for queue in queues:
+        copies = queue.enqueue(messages)
         if queue.durable and (persistent or queue.persists_everything):
-            services.journal.publish(message, [copy])
-            return STORED
-        queue.has_grown = True
+            durable += copies
+        else:
+            queue.has_grown = True
+    if not durable:
         return TAKEN
-    copies = [copy for queue in queues if (copy := queue.enqueue(message)) is not None]
-    durable = [
-        copy for copy in copies if copy.queue.durable and (persistent or copy.queue.persists_everything)
-    ]
-    if durable:
-        services.journal.publish(message, durable)
-    if len(durable) < len(copies):
-        for copy in copies:
-            copy.queue.has_grown |= not copy.is_durable
-    if len(copies) < len(queues):
-        return REFUSED_IN_PART if copies else REFUSED
-    return STORED if durable else TAKEN
+    services.journal.publish(messages, durable)
+    return STORED
+
+
+def deliveries_of(copies: Sequence[QueuedMessage]) -> list[Delivery]:
+    """What a wire sends of copies of one queue."""
+    counts = copies[0].queue.counts_deliveries
+    deliveries = []
+    for copy in copies:  # a comprehension costs more where it is one, and that is often
+        message = copy.message
+        properties = delivered_properties(copy) if counts else message.properties
+        deliveries.append((copy.redelivered, message.exchange, message.routing_key, properties, message.body))
+    return deliveries
 
 
 def delivered_properties(copy: QueuedMessage) -> bytes:

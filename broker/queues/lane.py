@@ -23,7 +23,7 @@ Invariants:
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import chain, groupby, islice
 from operator import attrgetter, itemgetter
@@ -114,19 +114,19 @@ class Lane:
 
     # What the journal writes down
 
-    def store(self, copy: QueuedMessage, blob: "StoredBlob") -> None:
-        """A copy was packed into a blob."""
-        message = copy.message
-        sequence = message.sequence
+    def store(self, copies: Sequence[QueuedMessage], blob: "StoredBlob") -> None:
+        """These copies were packed into a blob."""
         run = self.open_run
         if run is None or run.blob is not blob:
-            run = self.open_run = self.resident[sequence] = Run(self, blob, sequence, sequence, 0)
-        run.last = sequence
-        run.live += 1
-        copy.run = run
-        if copy.expires_at is not None and copy.expires_at < run.expires_at:
-            run.expires_at = copy.expires_at
-        self.live_bytes += len(message.body)
+            first = copies[0].message.sequence
+            run = self.open_run = self.resident[first] = Run(self, blob, first, first, 0)
+        run.last = copies[-1].message.sequence
+        run.live += len(copies)
+        for copy in copies:
+            copy.run = run
+            if copy.expires_at is not None and copy.expires_at < run.expires_at:
+                run.expires_at = copy.expires_at
+            self.live_bytes += len(copy.message.body)
 
     def settle_run(self, run: Run, sequences: list[int]) -> None:
         """These copies are gone for good."""
@@ -159,26 +159,37 @@ class Lane:
     def add(self, copy: QueuedMessage) -> None:
         """Put a READY copy at its place: a new one at the end, one that was given back where it was."""
         message = copy.message
-        sequence = message.sequence
-        if sequence > self._last_sequence:
-            self._last_sequence = sequence
-            if self._cold_first == NEVER and not self._tail:
-                self._front_last = sequence
-                self._in_order.append(copy)
-            else:
-                self._tail.append(copy)
+        if message.sequence > self._last_sequence:
+            self.extend((copy,))
         else:
-            heappush(self._out_of_order, (sequence, copy))
-        copy.lane = self
-        self.count += 1
-        self.body_bytes += len(message.body)
+            heappush(self._out_of_order, (message.sequence, copy))
+            copy.lane = self
+            self.count += 1
+            self.body_bytes += len(message.body)
 
-    def pop(self) -> QueuedMessage | None:
-        """Take the head out; None when there is nothing, or when it must be read first (`count` tells)."""
-        out_of_order = self._out_of_order
-        while True:
-            in_order = self._in_order
-            if not in_order and self._tail and self._tail[0].message.sequence < self._cold_first:
+    def extend(self, copies: Sequence[QueuedMessage]) -> None:
+        """Put new READY copies at the end."""
+        self._last_sequence = copies[-1].message.sequence
+        if self._cold_first == NEVER and not self._tail:
+            self._front_last = self._last_sequence
+            self._in_order.extend(copies)
+        else:
+            self._tail.extend(copies)
+        self.count += len(copies)
+        for copy in copies:
+            copy.lane = self
+            self.body_bytes += len(copy.message.body)
+
+    def take(self, count_max: int, bytes_max: int) -> list[QueuedMessage]:
+        """Take some out at the head, one at least, until it is so many or so much (of octets to be sent).
+
+        Fewer when what follows must be read first; none when there is nothing or the head must be read.
+        """
+        taken: list[QueuedMessage] = []
+        out_of_order, cold_first, in_order = self._out_of_order, self._cold_first, self._in_order
+        body_bytes = 0
+        while count_max > 0 and bytes_max > 0:
+            if not in_order and self._tail and self._tail[0].message.sequence < cold_first:
                 in_order = self._in_order = self._tail
                 self._tail = deque()
                 self._front_last = self._last_sequence
@@ -189,21 +200,32 @@ class Lane:
                 copy = in_order[0]
                 is_late = False
             else:
-                if self.count:
-                    self._wait()
-                return None
-            if copy.message.sequence > self._cold_first:
-                self._wait()
-                return None
+                break
+            message = copy.message
+            if message.sequence > cold_first:
+                break
             if is_late:
                 heappop(out_of_order)
             else:
                 in_order.popleft()
             if copy.state is _READY:
-                self.count -= 1
-                self.body_bytes -= len(copy.message.body)
-                return copy
-            self._gone -= 1
+                taken.append(copy)
+                size = len(message.body)
+                body_bytes += size
+                count_max -= 1
+                bytes_max -= COPY_BYTES + size + len(message.properties)
+            else:
+                self._gone -= 1
+        self.count -= len(taken)
+        self.body_bytes -= body_bytes
+        if self.count and not taken:
+            self._wait()
+        return taken
+
+    def pop(self) -> QueuedMessage | None:
+        """Take the head out; None when there is nothing, or when it must be read first (`count` tells)."""
+        taken = self.take(1, 1)
+        return taken[0] if taken else None
 
     def forget(self, copy: QueuedMessage) -> None:
         """A copy in here is no longer READY; it will not come out again."""

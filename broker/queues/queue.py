@@ -21,7 +21,7 @@ Invariants:
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,7 +92,6 @@ class Queue:
         "_queue_expiry",
         "_reader",
         "_ready",
-        "_refuses_surplus",
         "_spiller",
         "_turn",
         "_waiting_to_read",
@@ -115,6 +114,7 @@ class Queue:
         "record",
         "redelivered_total",
         "redelivered_up_to",
+        "refuses_surplus",
         "returned",
         "settings",
         "settled_total",
@@ -176,8 +176,8 @@ class Queue:
         self._max_priority = settings.max_priority
         self._message_ttl_ms = settings.message_ttl_ms
         is_limited = settings.max_length is not None or settings.max_length_bytes is not None
-        self._refuses_surplus = is_limited and settings.overflow in ("reject-publish", "reject-publish-dlx")
-        self._drops_surplus = is_limited and not self._refuses_surplus
+        self.refuses_surplus = is_limited and settings.overflow in ("reject-publish", "reject-publish-dlx")
+        self._drops_surplus = is_limited and not self.refuses_surplus
         self._delivery_limit = settings.failures_max
         self.counts_deliveries = self.persists_everything or self._delivery_limit is not None  # for consumers
         self._queue_expiry = (
@@ -242,24 +242,31 @@ class Queue:
 
     # Messages come
 
-    def enqueue(self, message: Message) -> QueuedMessage | None:
-        """Put a message at the end. None when the queue is full and refuses it (`reject-publish`).
+    def accepts(self, message: Message) -> bool:
+        """Whether it takes one more message; else it is full and has refused it (`reject-publish`)."""
+        accepts = self.has_room(1, len(message.body))
+        if not accepts and self.settings.overflow == "reject-publish-dlx":
+            refused = QueuedMessage(message, self, None, 0)
+            self._condemn(refused, DeathReason.MAXLEN, was_accepted=False)
+        return accepts
 
-        The caller gives the copy to the journal before the turn ends.
+    def enqueue(self, messages: Sequence[Message]) -> list[QueuedMessage]:
+        """Put messages that it `accepts` at the end; they differ in their bodies only. The caller gives the
+        copies to the journal before anything else happens.
         """
-        if self._refuses_surplus and not self.has_room(1, len(message.body)):
-            self._refuse(message)
-            return None
-        copy = QueuedMessage(message, self, None, 0)
-        if self._max_priority is not None:
-            copy.priority = self.priority_of(message.facts)
-        if self._message_ttl_ms is not None or message.facts.expiration is not None:
-            self._set_expiry(copy)
-        self._storage().add(copy)
-        self.enqueued_total += 1
+        facts = messages[0].facts
+        priority = 0 if self._max_priority is None else self.priority_of(facts)
+        copies = []
+        for message in messages:
+            copies.append(QueuedMessage(message, self, None, priority))
+        if self._message_ttl_ms is not None or facts.expiration is not None:
+            for copy in copies:
+                self._set_expiry(copy)
+        self._storage().extend(copies)
+        self.enqueued_total += len(copies)
         if not self._marked:
             self._mark()
-        return copy
+        return copies
 
     def priority_of(self, facts: PropertyFacts) -> int:
         """A message's priority, capped to what the queue has."""
@@ -315,7 +322,7 @@ class Queue:
 
     def has_room(self, count: int, body_bytes: int) -> bool:
         """Whether so many more messages, with bodies of this size together, would not be refused."""
-        if not self._refuses_surplus:
+        if not self.refuses_surplus:
             return True
         if self._exceeds(self._ready.count + count, self._ready.body_bytes + body_bytes) and self._marked:
             self._hand_out()  # what came earlier in this turn and goes straight to a consumer takes no room
@@ -327,11 +334,6 @@ class Queue:
         return (settings.max_length is not None and count > settings.max_length) or (
             settings.max_length_bytes is not None and body_bytes > settings.max_length_bytes
         )
-
-    def _refuse(self, message: Message) -> None:
-        if self.settings.overflow == "reject-publish-dlx":
-            refused = QueuedMessage(message, self, None, 0)
-            self._condemn(refused, DeathReason.MAXLEN, was_accepted=False)
 
     # Messages go to consumers
 
@@ -361,18 +363,19 @@ class Queue:
         ready = self._ready
         consumers = self._consumers
         while ready.count:
-            consumer = consumers.next()
-            if consumer is None:
+            turn = consumers.next()
+            if turn is None:
                 break
-            copy = ready.pop()
-            if copy is None:
+            consumer, count, room = turn
+            copies = ready.take(count, room)
+            if not copies:
                 return  # `was_read` goes on
-            copy.state = _UNACKED
-            self.unacked_count += 1
-            self.delivered_total += 1
-            if copy.redelivered:
-                self.redelivered_total += 1
-            consumer.channel.deliver(consumer, copy)
+            for copy in copies:
+                copy.state = _UNACKED
+                self.redelivered_total += copy.redelivered
+            self.unacked_count += len(copies)
+            self.delivered_total += len(copies)
+            consumer.channel.deliver(consumer, copies)
         if len(consumers):
             ready.read_ahead()
 
@@ -430,12 +433,11 @@ class Queue:
 
     # Messages come back, or end
 
-    def settle(self, copy: QueuedMessage) -> None:
-        """An UNACKED copy was acked, or was sent to somebody who does not ack."""
-        copy.state = _GONE
-        self.unacked_count -= 1
-        self.settled_total += 1
-        self._journal.settle(copy)
+    def settle(self, copies: Collection[QueuedMessage]) -> None:
+        """UNACKED copies were acked, or were sent to somebody who does not ack."""
+        self.unacked_count -= len(copies)
+        self.settled_total += len(copies)
+        self._settle_all(copies)
 
     def requeue(self, copies: Iterable[QueuedMessage], *, failed: bool) -> None:
         """UNACKED copies go back to where they were; `failed` counts towards the delivery limit."""
@@ -445,8 +447,7 @@ class Queue:
             copy.redelivered = True
             copy.delivery_count += failed
             if self.is_deleted:
-                copy.state = _GONE
-                self._journal.settle(copy)
+                self._settle_all((copy,))
             elif copy.expires_at is not None and copy.expires_at <= now_ms:
                 self._condemn(copy, DeathReason.EXPIRED)
             elif self._delivery_limit is not None and copy.delivery_count > self._delivery_limit:
@@ -465,7 +466,7 @@ class Queue:
         self.unacked_count -= 1
         copy.state = _GONE
         if self.is_deleted:
-            self._journal.settle(copy)
+            self._journal.settle((copy,))
         else:
             self._end(_Death(copy, reason, was_accepted=True))
 
@@ -531,12 +532,12 @@ class Queue:
         self.deaths_total = {**self.deaths_total, death.reason: self.deaths_total[death.reason] + 1}
         dead_letter(death.copy, death.reason)
         if death.was_accepted:
-            self._journal.settle(death.copy)
+            self._journal.settle((death.copy,))
 
-    def _settle_all(self, copies: Iterable[QueuedMessage]) -> None:
+    def _settle_all(self, copies: Collection[QueuedMessage]) -> None:
         for copy in copies:
             copy.state = _GONE
-            self._journal.settle(copy)
+        self._journal.settle(copies)
 
     # Consumers and the end of the queue
 

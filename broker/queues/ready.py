@@ -3,7 +3,7 @@
 A queue owns exactly one of these: a `Lane`, or in a queue with `x-max-priority` a lane for each priority.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..message import QueuedMessage
@@ -33,6 +33,16 @@ class ReadyMessages(Protocol):
 
     def add(self, copy: QueuedMessage) -> None:
         """Put a READY copy at its place: a new one at the end, one that was given back where it was."""
+
+    def extend(self, copies: Sequence[QueuedMessage]) -> None:
+        """Put new READY copies of one priority at the end."""
+
+    def take(self, count_max: int, bytes_max: int) -> list[QueuedMessage]:
+        """Take some out at the head, one at least, until it is so many or so much (of octets to be sent).
+
+        There may be more in spite of that. None when there is nothing, or when the head must be read first
+        (`count` tells).
+        """
 
     def pop(self) -> QueuedMessage | None:
         """Take the head out; None when there is nothing, or when it must be read first (`count` tells)."""
@@ -67,6 +77,12 @@ class NothingReady:
 
     def add(self, copy: QueuedMessage) -> None:
         raise AssertionError("the queue makes its own before it adds anything")
+
+    def extend(self, copies: Sequence[QueuedMessage]) -> None:
+        raise AssertionError("the queue makes its own before it adds anything")
+
+    def take(self, count_max: int, bytes_max: int) -> list[QueuedMessage]:
+        return []
 
     def pop(self) -> None:
         """There is nothing."""
@@ -137,20 +153,26 @@ class PriorityMessages:
         return level
 
     def add(self, copy: QueuedMessage) -> None:
-        priority = copy.priority
-        self.lane(priority).add(copy)
-        self._occupied |= 1 << priority
-        self.count += 1
-        self.body_bytes += len(copy.message.body)
+        self.lane(copy.priority).add(copy)
+        self._put_in(copy)
+
+    def extend(self, copies: Sequence[QueuedMessage]) -> None:
+        self.lane(copies[0].priority).extend(copies)
+        for copy in copies:
+            self._put_in(copy)
+
+    def take(self, count_max: int, bytes_max: int) -> list[QueuedMessage]:
+        if not self._occupied:
+            return []
+        # Where the head must be read, nothing of a lower priority may go before it.
+        taken = self._levels[self._occupied.bit_length() - 1].take(count_max, bytes_max)
+        for copy in taken:
+            self._took_out(copy)
+        return taken
 
     def pop(self) -> QueuedMessage | None:
-        if not self._occupied:
-            return None
-        priority = self._occupied.bit_length() - 1
-        copy = self._levels[priority].pop()
-        if copy is not None:  # else it must be read, and nothing of a lower priority may go before it
-            self._took_out(copy)
-        return copy
+        taken = self.take(1, 1)
+        return taken[0] if taken else None
 
     def read_ahead(self) -> None:
         if self._occupied:
@@ -174,6 +196,11 @@ class PriorityMessages:
     def __iter__(self) -> Iterator[QueuedMessage]:
         for priority in sorted(self._levels, reverse=True):
             yield from self._levels[priority]
+
+    def _put_in(self, copy: QueuedMessage) -> None:
+        self._occupied |= 1 << copy.priority
+        self.count += 1
+        self.body_bytes += len(copy.message.body)
 
     def _took_out(self, copy: QueuedMessage) -> None:
         self.count -= 1

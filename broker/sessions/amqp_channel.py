@@ -5,7 +5,7 @@ does: one call on the domain and, unless the method asks for none, one reply. ba
 not here: the session calls the domain for them itself, because there is one for every message.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp import methods
@@ -17,7 +17,7 @@ from leveret.protocol.reply_codes import ReplyCode
 
 from ..channels.channel import Channel
 from ..message import Message
-from ..queues.delivery import delivered_properties
+from ..queues.delivery import Delivery, delivered_properties
 
 if TYPE_CHECKING:
     from .amqp_session import AmqpSession
@@ -38,20 +38,9 @@ class AmqpChannel:
 
     # What the domain says (`Wire`)
 
-    def deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
-    ) -> None:
-        body = message.body
-        self._renderer.deliver(
-            consumer_tag,
-            delivery_tag,
-            redelivered,
-            message.exchange,
-            message.routing_key,
-            properties,
-            body,
-        )
-        self._session.buffered(len(properties) + len(body) + DELIVERY_OVERHEAD_BYTES)
+    def deliver(self, consumer_tag: str, first_tag: int, deliveries: Sequence[Delivery]) -> None:
+        content_bytes = self._renderer.deliver(consumer_tag, first_tag, deliveries)
+        self._session.buffered(content_bytes + len(deliveries) * DELIVERY_OVERHEAD_BYTES)
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         method = methods.BasicReturn(
@@ -80,8 +69,8 @@ class AmqpChannel:
     def close_channel(self, error: AmqpError) -> None:
         self._session.fail_channel(self.number, error)
 
-    def is_writable(self) -> bool:
-        return self._session.is_writable
+    def room(self) -> int:
+        return self._session.room
 
     # What the client says
 

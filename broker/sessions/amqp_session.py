@@ -169,9 +169,9 @@ class AmqpSession:
     # What the channels call
 
     @property
-    def is_writable(self) -> bool:
-        """Whether the peer may be sent more deliveries now."""
-        return self._socket_is_writable and self._turn_bytes < TURN_OUTPUT_MAX_BYTES
+    def room(self) -> int:
+        """How many octets of deliveries the peer may be sent now: none if that is not above 0."""
+        return TURN_OUTPUT_MAX_BYTES - self._turn_bytes if self._socket_is_writable else 0
 
     def buffered(self, content_bytes: int) -> None:
         """Something was buffered that is to be written at the end of the turn."""
@@ -220,8 +220,8 @@ class AmqpSession:
             try:
                 if kind == PUBLISH:
                     has_published = True
-                    _, number, exchange, routing_key, mandatory, immediate, properties, body = event
-                    channels[number].publish(exchange, routing_key, mandatory, immediate, properties, body)
+                    _, number, exchange, routing_key, mandatory, immediate, properties, bodies = event
+                    channels[number].publish(exchange, routing_key, mandatory, immediate, properties, bodies)
                 elif kind == ACK:
                     channels[event[1]].ack(event[2], event[3])
                 else:

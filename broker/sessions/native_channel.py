@@ -6,7 +6,9 @@ is part of the protocol (docs/native-protocol.md section 7): a message is return
 confirmed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp.field_table import FieldValue
@@ -19,12 +21,15 @@ from leveret.protocol.reply_codes import ReplyCode
 
 from ..channels.channel import Channel
 from ..message import Message
-from ..queues.delivery import Outcome, delivered_properties
+from ..queues.delivery import Delivery, Outcome, delivered_properties
 
 if TYPE_CHECKING:
     from .native_session import NativeSession
 
 Arguments = dict[str, FieldValue]
+Header = tuple[str, str, int, bytes]
+
+_HEADER = itemgetter(0, 1, 2, 3)  # of an entry of PUBLISH: all but the body
 
 
 class NativeChannel:
@@ -40,7 +45,7 @@ class NativeChannel:
         self._tags: dict[int, str] = {}  # and back
         self._prefetch_count = 0  # what QOS said, for consumers that ask for none of their own
         self._publish_tag = 0  # of the publish that is being executed
-        self._note: Callable[[Outcome], object] | None = None  # of publishes that went through
+        self._note: Callable[[Sequence[Outcome]], object] | None = None  # of publishes that went through
         self._kept_tags: list[int] = []  # of the publishes that wait for the commit
         self._flaw: AmqpError | None = None  # why a publish of the open transaction was refused: no commit
         self._deliveries: list[tuple[int, int, int, str, str, bytes, bytes]] = []
@@ -51,28 +56,22 @@ class NativeChannel:
 
     # What the domain says (`Wire`)
 
-    def deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
-    ) -> None:
-        size = len(message.body) + len(properties) + ENTRY_OVERHEAD_BYTES
-        if self._deliveries_bytes + size > BATCH_BYTES or len(self._deliveries) == ENTRIES_MAX:
-            self._write_deliveries()
-        self._deliveries.append(
-            (
-                self._numbers[consumer_tag],
-                delivery_tag,
-                REDELIVERED if redelivered else 0,
-                message.exchange,
-                message.routing_key,
-                properties,
-                message.body,
-            )
-        )
-        self._deliveries_bytes += size
-        self._session.buffered(self, size)
+    def deliver(self, consumer_tag: str, first_tag: int, deliveries: Sequence[Delivery]) -> None:
+        number = self._numbers[consumer_tag]
+        total_bytes = 0
+        for tag, (redelivered, exchange, routing_key, properties, body) in enumerate(deliveries, first_tag):
+            size = len(body) + len(properties) + ENTRY_OVERHEAD_BYTES
+            if self._deliveries_bytes + size > BATCH_BYTES or len(self._deliveries) == ENTRIES_MAX:
+                self._write_deliveries()
+            flags = REDELIVERED if redelivered else 0
+            self._deliveries.append((number, tag, flags, exchange, routing_key, properties, body))
+            self._deliveries_bytes += size
+            total_bytes += size
+        self._session.buffered(self, total_bytes)
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         self._returned.append((self._publish_tag, reply_code, reply_text))
+        self._publish_tag += 1  # of messages that were published together all are returned, or none
         self._session.buffered(self, 0)
 
     def confirm(self, publish_tag: int, multiple: bool) -> None:
@@ -98,8 +97,8 @@ class NativeChannel:
     def close_channel(self, error: AmqpError) -> None:
         self._session.fail_channel(self, error, 0)
 
-    def is_writable(self) -> bool:
-        return self._session.is_writable
+    def room(self) -> int:
+        return self._session.room
 
     def write_batches(self) -> None:
         """Turn what was collected into frames, in the order that the protocol asks for."""
@@ -129,23 +128,35 @@ class NativeChannel:
 
     def publish(self, publish_tag: int, messages: list[list[Any]]) -> None:
         """PUBLISH: a message that fails is refused by its tag, the others go on."""
+        for header, entries in groupby(messages, _HEADER):
+            bodies = [entry[-1] for entry in entries]
+            self._publish_alike(publish_tag, header, bodies)
+            publish_tag += len(bodies)
+
+    def _publish_alike(self, first_tag: int, header: Header, bodies: list[bytes]) -> None:
+        """Publish messages that differ in their bodies only."""
         channel = self.channel
-        publish, note = channel.publish, self._note
-        message_max = self._protocol.message_max
-        for tag, (exchange, routing_key, flags, properties, body) in enumerate(messages, publish_tag):
-            self._publish_tag = tag
-            if len(body) > message_max:
-                channel.skip_publish()
-                self._refuse_publish(tag, _too_large(len(body), message_max))
-                continue
+        largest, message_max = max(map(len, bodies)), self._protocol.message_max
+        self._publish_tag = first_tag
+        if largest <= message_max:
+            exchange, routing_key, flags, properties = header
             try:
-                outcome = publish(exchange, routing_key, bool(flags & MANDATORY), False, properties, body)
+                outcomes = channel.publish(
+                    exchange, routing_key, bool(flags & MANDATORY), False, properties, bodies
+                )
             except AmqpError as error:
-                channel.publish_failed()
-                self._refuse_publish(tag, error)
+                channel.publish_failed(len(bodies))
+                for tag in range(first_tag, first_tag + len(bodies)):
+                    self._refuse_publish(tag, error)
             else:
-                if note is not None:
-                    note(outcome)
+                if self._note is not None:
+                    self._note(outcomes)
+        elif len(bodies) == 1:
+            channel.skip_publish()
+            self._refuse_publish(first_tag, _too_large(largest, message_max))
+        else:
+            for tag, body in enumerate(bodies, first_tag):
+                self._publish_alike(tag, header, [body])
 
     def _refuse_publish(self, tag: int, error: AmqpError) -> None:
         self._refuse(tag, error)
@@ -289,10 +300,10 @@ class NativeChannel:
 
     def tx_select(self) -> None:
         self.channel.tx_select()
-        self._note = self._keep_tag
+        self._note = self._keep_tags
 
-    def _keep_tag(self, _: Outcome) -> None:
-        self._kept_tags.append(self._publish_tag)
+    def _keep_tags(self, outcomes: Sequence[Outcome]) -> None:
+        self._kept_tags += range(self._publish_tag, self._publish_tag + len(outcomes))
 
     def tx_commit(self, all_or_nothing: bool) -> None:
         """What lacks a publish that was refused when it came is rolled back, and the reason is the answer;

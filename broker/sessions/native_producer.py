@@ -23,7 +23,7 @@ class NativeProducerChannel(NativeChannel):
     def __init__(self, session: "NativeSession", protocol: ServerConnection, number: int) -> None:
         super().__init__(session, protocol, number)
         self._outcomes: list[Outcome] = []  # of the publishes of the frame that is being executed
-        self._note = self._outcomes.append
+        self._note = self._outcomes.extend
 
     def publish(self, publish_tag: int, messages: list[list[Any]]) -> None:
         """PUBLISH: what was accepted before is only answered."""

@@ -185,9 +185,9 @@ class NativeSession:
     # What the channels call
 
     @property
-    def is_writable(self) -> bool:
-        """Whether the peer may be sent more deliveries now."""
-        return self._socket_is_writable and self._turn_bytes < TURN_OUTPUT_MAX_BYTES
+    def room(self) -> int:
+        """How many octets of deliveries the peer may be sent now: none if that is not above 0."""
+        return TURN_OUTPUT_MAX_BYTES - self._turn_bytes if self._socket_is_writable else 0
 
     def buffered(self, channel: NativeChannel, size: int) -> None:
         """The channel collected something to be written at the end of the turn."""

@@ -167,7 +167,7 @@ class Channels:
             return None
         del self._contents[channel_id]
         self.states[channel_id] = ChannelState.OPEN
-        return (PUBLISH, channel_id, *content.arguments, content.properties, bytes(content.body))
+        return (PUBLISH, channel_id, *content.arguments, content.properties, [bytes(content.body)])
 
     def _read_header(self, content: _Content, payload: bytes) -> SoftError | None:
         """Fills in the content; returns why it is refused, if it is."""

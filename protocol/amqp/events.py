@@ -1,6 +1,7 @@
 """What a `ServerConnection` reports: plain tuples with a number first, because one is made per message.
 
-(PUBLISH, channel_id, exchange, routing_key, mandatory, immediate, properties, body)
+(PUBLISH, channel_id, exchange, routing_key, mandatory, immediate, properties, bodies)
+                                         one or some in a row that differ in their bodies only
 (ACK, channel_id, delivery_tag, multiple)
 (METHOD, channel_id, method)             any other method, channel.open and channel.close included
 (CHANNEL_FAILED, channel_id, SoftError)  answer with `close_channel`; its frames are swallowed already

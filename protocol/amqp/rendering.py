@@ -5,6 +5,7 @@ is the same for every delivery of a consumer is rendered once and kept (bounded)
 piece; a large body that fits one frame is passed on without being copied, a longer one is sliced once.
 """
 
+from collections.abc import Iterable
 from struct import Struct
 
 from .frames import (
@@ -19,6 +20,9 @@ from .frames import (
 )
 from .methods import encode_method
 from .wire_types import Method
+
+Delivery = tuple[bool, str, str, bytes, bytes]
+"""Redelivered, exchange, routing key, properties, body."""
 
 _PREFIXES_MAX = 1024  # entries; a consumer of a topic exchange sees many routing keys
 _JOINED_BODY_MAX = 16 * 1024  # octets; beyond it one more piece is cheaper than copying the body
@@ -41,57 +45,54 @@ _DELIVER_FIXED_SIZE = _METHOD_IDS.size + _TAG_AND_FLAG.size
 class ChannelRenderer:
     """Renders one channel's hot methods."""
 
-    __slots__ = ("_body_max", "_channel_id", "_out", "_prefixes")
+    __slots__ = ("_body_max", "_channel_id", "_joined_body_max", "_out", "_prefixes")
 
     def __init__(self, channel_id: int, frame_max: int, out: list[bytes]) -> None:
         """`out` is where rendered pieces go; `frame_max` as negotiated, 0 for no limit."""
         self._channel_id = channel_id
         self._body_max = frame_max - FRAME_OVERHEAD if frame_max else 0xFFFF_FFFF
+        self._joined_body_max = min(_JOINED_BODY_MAX, self._body_max)
         self._out = out
         # (consumer tag, exchange, routing key) -> what precedes and what follows delivery tag and redelivered
         self._prefixes: dict[tuple[str, str, str], tuple[bytes, bytes]] = {}
 
-    def deliver(  # the fields of basic.deliver, in their order
-        self,
-        consumer_tag: str,
-        delivery_tag: int,
-        redelivered: bool,
-        exchange: str,
-        routing_key: str,
-        properties: bytes,
-        body: bytes,
-    ) -> None:
-        """basic.deliver and its content."""
-        key = (consumer_tag, exchange, routing_key)
-        prefix, suffix = self._prefixes.get(key) or self._prepare(key)
-        size = len(body)
-        if 0 < size <= _JOINED_BODY_MAX and size <= self._body_max:
-            channel_id = self._channel_id
-            self._out.append(
-                b"".join(
-                    (
-                        prefix,
-                        _TAG_AND_FLAG.pack(delivery_tag, redelivered),
-                        suffix,
-                        _HEADER_START.pack(
-                            FRAME_END,
-                            HEADER_FRAME,
-                            channel_id,
-                            _CONTENT_HEADER_SIZE + len(properties),
-                            CLASS_BASIC,
-                            0,
-                            size,
-                        ),
-                        properties,
-                        _HEADER_END.pack(FRAME_END, BODY_FRAME, channel_id, size),
-                        body,
-                        _END,
+    def deliver(self, consumer_tag: str, first_tag: int, deliveries: Iterable[Delivery]) -> int:
+        """basic.deliver and its content, for each; returns how long properties and bodies are together."""
+        out, channel_id, prefixes = self._out, self._channel_id, self._prefixes
+        joined_body_max = self._joined_body_max
+        content_bytes = 0
+        for tag, (redelivered, exchange, routing_key, properties, body) in enumerate(deliveries, first_tag):
+            key = (consumer_tag, exchange, routing_key)
+            prefix, suffix = prefixes.get(key) or self._prepare(key)
+            size = len(body)
+            content_bytes += len(properties) + size
+            if 0 < size <= joined_body_max:
+                out.append(
+                    b"".join(
+                        (
+                            prefix,
+                            _TAG_AND_FLAG.pack(tag, redelivered),
+                            suffix,
+                            _HEADER_START.pack(
+                                FRAME_END,
+                                HEADER_FRAME,
+                                channel_id,
+                                _CONTENT_HEADER_SIZE + len(properties),
+                                CLASS_BASIC,
+                                0,
+                                size,
+                            ),
+                            properties,
+                            _HEADER_END.pack(FRAME_END, BODY_FRAME, channel_id, size),
+                            body,
+                            _END,
+                        )
                     )
                 )
-            )
-        else:
-            self._out.append(prefix + _TAG_AND_FLAG.pack(delivery_tag, redelivered) + suffix)
-            self._content(properties, body)
+            else:
+                out.append(prefix + _TAG_AND_FLAG.pack(tag, redelivered) + suffix)
+                self._content(properties, body)
+        return content_bytes
 
     def _prepare(self, key: tuple[str, str, str]) -> tuple[bytes, bytes]:
         consumer_tag, exchange, routing_key = (_short_string(text) for text in key)

@@ -22,9 +22,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from stored_log import must_be_sound
-from whole_broker import PERSISTENT, TRANSIENT, Client, NotingWire, WholeBroker
+from whole_broker import PERSISTENT, TRANSIENT, Client, Delivered, NotingWire, WholeBroker
 
-from leveret.broker.message import Message
 from leveret.broker.queues.queue import HeadNotInMemory
 from leveret.broker.queues.windows import Windows
 from leveret.storage.engine import Append, EngineError, Position
@@ -178,10 +177,8 @@ class SharedWire(NotingWire):
         self._client = client
         self._seen = seen
 
-    def deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
-    ) -> None:
-        self._seen.append(Seen(self._client, consumer_tag, delivery_tag, message.body, redelivered))
+    def note(self, delivered: Delivered, properties: bytes) -> None:
+        self._seen.append(Seen(self._client, **vars(delivered)))
 
 
 Snapshot = dict[str, tuple[bool, list[ModelMessage]]]

@@ -171,7 +171,7 @@ class QueueMachine(RuleBasedStateMachine):
     def publish(self, size: int, priority: int | None, ttl: int | None, ends_turn: bool) -> None:
         properties = {"priority": priority, "expiration": None if ttl is None else str(ttl)}
         accepted = self.house.publish(self.queue, "x" * size, **properties)
-        number = self.house.fakes.services.next_sequence() - 1
+        number = self.house.fakes.last_sequence
         assert bool(accepted) == self.model.publish(number, size, priority, ttl, self.now)
         # Without priorities it makes no difference how many publishes a turn has.
         if ends_turn or self.model.max_priority is not None:
@@ -245,7 +245,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.give_back([message], how == "fail", self.now)
         else:
             if how == "ack":
-                self.queue.settle(copy)
+                self.queue.settle([copy])
             else:
                 self.queue.discard(copy, DeathReason.REJECTED)
             self.model.end(message)

@@ -2,7 +2,16 @@
 
 from collections.abc import Iterator
 
-from amqp_peer import LOGIN, answer_all, answers, new_connection, running_connection, tune_ok, vhost_open
+from amqp_peer import (
+    LOGIN,
+    answer_all,
+    answers,
+    new_connection,
+    one_by_one,
+    running_connection,
+    tune_ok,
+    vhost_open,
+)
 from amqp_strategies import client_frames
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +43,7 @@ def run(connection: ServerConnection, data: Iterator[bytes]) -> list[Event]:
     """Feed everything, and answer as a session would."""
     events = []
     for piece in data:
-        for event in connection.receive_data(piece):
+        for event in one_by_one(connection.receive_data(piece)):
             events.append(event)
             if event[0] == FAILED:
                 connection.send_close(event[1])

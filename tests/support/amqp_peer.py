@@ -1,10 +1,10 @@
 """The client side of an AMQP connection for tests without sockets: bytes to feed, answers taken apart."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from leveret.protocol.amqp.connection import PROTOCOL_HEADER, ServerConnection
-from leveret.protocol.amqp.events import OPEN, START_OK, Event
+from leveret.protocol.amqp.events import OPEN, PUBLISH, START_OK, Event
 from leveret.protocol.amqp.frames import (
     CONTENT_HEADER,
     FRAME_END,
@@ -95,13 +95,23 @@ def answer_all(connection: ServerConnection, pieces: Iterable[bytes]) -> list[Ev
     """Feed pieces, accepting every login and vhost on the way; returns the events."""
     events = []
     for piece in pieces:
-        for event in connection.receive_data(piece):
+        for event in one_by_one(connection.receive_data(piece)):
             events.append(event)
             if event[0] == START_OK:
                 connection.tune()
             elif event[0] == OPEN:
                 connection.open_ok()
     return events
+
+
+def one_by_one(events: Iterable[Event]) -> Iterator[Event]:
+    """With an event for each publish, however many came together."""
+    for event in events:
+        if event[0] == PUBLISH:
+            *publish, bodies = event
+            yield from ((*publish, body) for body in bodies)
+        else:
+            yield event
 
 
 def running_connection(

@@ -3,7 +3,7 @@
 Make a `FakeServices()` per test: its fields are the fakes, `.services` is what the domain takes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -48,13 +48,15 @@ class FakeJournal:
         self.calls: list[tuple[str, object]] = []
         """All of the above, interleaved as they came: ("publish", message), ("settle", copy), ..."""
 
-    def publish(self, message: Message, copies: list[QueuedMessage]) -> None:
-        self.published.append((message, list(copies)))
-        self.calls.append(("publish", message))
+    def publish(self, messages: Sequence[Message], copies: Collection[QueuedMessage]) -> None:
+        for message in messages:
+            self.published.append((message, [copy for copy in copies if copy.message is message]))
+        self.calls += [("publish", message) for message in messages]
 
-    def settle(self, copy: QueuedMessage) -> None:
-        self.settled.append(copy)
-        self.calls.append(("settle", copy))
+    def settle(self, copies: Iterable[QueuedMessage]) -> None:
+        for copy in copies:
+            self.settled.append(copy)
+            self.calls.append(("settle", copy))
 
     def requeue(self, copy: QueuedMessage) -> None:
         self.requeued.append(copy)
@@ -158,10 +160,11 @@ class FakeServices:
     turn: FakeTurn = field(default_factory=FakeTurn)
     reader: FakeReader = field(default_factory=FakeReader)
     spiller: FakeSpiller = field(default_factory=FakeSpiller)
+    last_sequence: int = 0
 
     def __post_init__(self) -> None:
         self.timers = FakeTimers(self.clock)
-        sequences, queue_ids, names = count(1), count(1), count(1)
+        queue_ids, names = count(1), count(1)
         self.services = Services(
             clock=self.clock,
             journal=self.journal,
@@ -169,7 +172,11 @@ class FakeServices:
             timers=self.timers,
             reader=self.reader,
             spiller=self.spiller,
-            next_sequence=lambda: next(sequences),
+            next_sequences=self._next_sequences,
             next_queue_id=lambda: next(queue_ids),
             random_name=lambda: f"name-{next(names):017}",  # 22 characters, as the real ones
         )
+
+    def _next_sequences(self, count: int) -> int:
+        self.last_sequence += count
+        return self.last_sequence - count + 1

@@ -53,10 +53,10 @@ class LaneHouse:
         """What the journal does at a take: publishes into one blob, then settles."""
         self.last_position += 1
         blob = StoredBlob(self.blobs, self.last_position)
-        for copy in self.unlogged:
-            self.lane.store(copy, blob)
-            blob.add(1)
-            self.logged.add(copy.message.sequence)
+        if self.unlogged:
+            self.lane.store(self.unlogged, blob)
+            blob.add(len(self.unlogged))
+            self.logged.update(copy.message.sequence for copy in self.unlogged)
         blob.size = 1000
         self.blobs.enter(blob)
         by_run: defaultdict[Run, list[int]] = defaultdict(list)

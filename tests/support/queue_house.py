@@ -3,6 +3,7 @@
 Make a `QueueHouse()` per test. Its exchanges are a dict; the default exchange finds queues by name.
 """
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from fake_services import FakeServices
 from leveret.broker.durability.blobs import Blobs, StoredBlob
 from leveret.broker.message import Message, QueuedMessage
 from leveret.broker.queues.consumer import Consumer
-from leveret.broker.queues.delivery import enqueue_to
+from leveret.broker.queues.delivery import STORED, enqueue_to
 from leveret.broker.queues.queue import Queue
 from leveret.broker.queues.queue_arguments import QueueSettings
 from leveret.broker.queues.runs import NEVER, RunTable
@@ -55,16 +56,16 @@ class FakeChannel:
     unacked: dict[QueuedMessage, Consumer] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
 
-    def can_take(self, consumer: Consumer) -> bool:
-        return self.is_writable
+    def credit(self) -> tuple[int, int]:
+        return sys.maxsize, sys.maxsize if self.is_writable else 0
 
-    def deliver(self, consumer: Consumer, copy: QueuedMessage) -> None:
-        self.got.append((consumer.tag, copy))
+    def deliver(self, consumer: Consumer, copies: Sequence[QueuedMessage]) -> None:
+        self.got += [(consumer.tag, copy) for copy in copies]
         if consumer.no_ack:
-            copy.queue.settle(copy)
+            consumer.queue.settle(copies)
         else:
-            consumer.unacked_count += 1
-            self.unacked[copy] = consumer
+            consumer.unacked_count += len(copies)
+            self.unacked.update(dict.fromkeys(copies, consumer))
 
     def consumer_cancelled(self, consumer: Consumer) -> None:
         self.cancelled.append(consumer.tag)
@@ -122,7 +123,7 @@ class QueueHouse:
         encoded = encode_properties(BasicProperties(**({"delivery_mode": 2} | properties)))
         services = self.fakes.services
         return Message(
-            services.next_sequence(),
+            services.next_sequences(1),
             services.clock.now_ms(),
             exchange,
             routing_key,
@@ -136,7 +137,7 @@ class QueueHouse:
         accepted = []
         for body in bodies:
             message = self.message(body, routing_key=queue.name, **properties)
-            if not enqueue_to(message, [queue], self.fakes.services):
+            if STORED in enqueue_to([message], [queue], self.fakes.services):
                 accepted.append(message)
         return accepted
 
@@ -218,7 +219,7 @@ def drain(queue: Queue) -> list[str]:
     bodies = []
     while (copy := queue.take()) is not None:
         bodies.append(copy.message.body.decode())
-        queue.settle(copy)
+        queue.settle([copy])
     return bodies
 
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from whole_broker import USER, NotingWire, WholeBroker
+from whole_broker import USER, Delivered, NotingWire, WholeBroker
 
 from leveret.broker.broker import DEFAULT_VHOST
 from leveret.broker.channels.producers import TagSet
-from leveret.broker.message import Message
 from leveret.protocol.amqp.properties import decode_properties
 from leveret.storage.lmdb import LmdbEngine
 
@@ -93,8 +92,6 @@ class _Collector(NotingWire):
         super().__init__()
         self._queues = queues
 
-    def deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
-    ) -> None:
+    def note(self, delivered: Delivered, properties: bytes) -> None:
         message_id = decode_properties(properties).message_id
-        self._queues[consumer_tag].append(Copy(message_id, message.body, redelivered))
+        self._queues[delivered.consumer_tag].append(Copy(message_id, delivered.body, delivered.redelivered))

@@ -12,7 +12,7 @@ from random import Random
 from fake_services import FakeClock, FakeTimers
 from ledger import EXPIRING, FULL, FULL_AT, QUEUES, QUORUM, TRANSIENT, Ledger
 from storm_producer import StormProducer
-from whole_broker import GROUP, USER, NotingWire
+from whole_broker import GROUP, USER, Delivered, NotingWire
 
 from leveret.broker.broker import DEFAULT_VHOST, Broker
 from leveret.broker.channels.channel import Channel
@@ -20,7 +20,7 @@ from leveret.broker.channels.producers import TagSet
 from leveret.broker.durability.committer import Committer
 from leveret.broker.durability.journal import Journal
 from leveret.broker.durability.recovery import recover
-from leveret.broker.message import Message, QueuedMessage
+from leveret.broker.message import QueuedMessage
 from leveret.broker.queues.queue import HeadNotInMemory, Queue
 from leveret.broker.queues.windows import Windows
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
@@ -93,16 +93,16 @@ class CheckingWire(NotingWire):
         super().__init__()
         self._storm = storm
 
-    def deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
-    ) -> None:
+    def note(self, delivered: Delivered, properties: bytes) -> None:
         storm = self._storm
-        queue, no_ack = storm.consumers[consumer_tag]
-        number = storm.ledger.take(queue.name, message.body, redelivered=redelivered, is_sent=True)
+        queue, no_ack = storm.consumers[delivered.consumer_tag]
+        number = storm.ledger.take(
+            queue.name, delivered.body, redelivered=delivered.redelivered, is_sent=True
+        )
         if no_ack:
             storm.ledger.settle(queue.name, number)
         else:
-            storm.held[delivery_tag] = (queue, number)
+            storm.held[delivered.delivery_tag] = (queue, number)
 
     def cancel_consumer(self, consumer_tag: str, *, queue_is_gone: bool) -> bool:
         self._storm.consumers.pop(consumer_tag, None)
@@ -329,7 +329,7 @@ class Storm:
         priority = random.randint(0, 3) if queue.settings.max_priority else 0
         number, body = self.ledger.write(random.choice(SIZES), persistent=is_persistent, priority=priority)
         properties = BasicProperties(delivery_mode=2 if is_persistent else 1, priority=priority)
-        channel.publish("", queue.name, False, False, encode_properties(properties), body)
+        channel.publish("", queue.name, False, False, encode_properties(properties), [body])
         return queue.name, number
 
     def _publish(self) -> None:
@@ -341,7 +341,7 @@ class Storm:
     def _publish_expiring(self) -> None:
         number, body = self.ledger.write(self._random.choice(SIZES), persistent=True)
         properties = BasicProperties(delivery_mode=2, expiration=self._random.choice(TTLS))
-        self._publisher.publish("", "expiring", False, False, encode_properties(properties), body)
+        self._publisher.publish("", "expiring", False, False, encode_properties(properties), [body])
         self._broker.journal.when_durable(self.ledger.publish_expiring(number))
 
     def _take(self, channel: Channel) -> tuple[int, Queue, int] | None:

@@ -4,7 +4,8 @@ note what they get.
 Time stands still until a test moves it; a turn of the loop ends when the test says so.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fake_services import FakeClock, FakeTimers
@@ -18,6 +19,7 @@ from leveret.broker.durability.committer import Committer
 from leveret.broker.durability.journal import Journal
 from leveret.broker.durability.recovery import recover
 from leveret.broker.message import Message
+from leveret.broker.queues.delivery import Delivery
 from leveret.broker.queues.windows import Windows
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
@@ -54,10 +56,12 @@ class NotingWire:
     writable: bool = True
     understands_cancel: bool = True
 
-    def deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, message: Message, properties: bytes
-    ) -> None:
-        self.delivered.append(Delivered(consumer_tag, delivery_tag, message.body, redelivered))
+    def deliver(self, consumer_tag: str, first_tag: int, deliveries: Sequence[Delivery]) -> None:
+        for tag, (redelivered, _, _, properties, body) in enumerate(deliveries, first_tag):
+            self.note(Delivered(consumer_tag, tag, body, redelivered), properties)
+
+    def note(self, delivered: Delivered, properties: bytes) -> None:
+        self.delivered.append(delivered)
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         self.returned.append((message.body, reply_code, reply_text))
@@ -75,8 +79,8 @@ class NotingWire:
     def close_channel(self, error: AmqpError) -> None:
         self.closed_by.append(error)
 
-    def is_writable(self) -> bool:
-        return self.writable
+    def room(self) -> int:
+        return sys.maxsize if self.writable else 0
 
     @property
     def bodies(self) -> list[bytes]:
@@ -101,7 +105,7 @@ class Client:
 
     def publish(self, queue: str, *bodies: bytes, properties: bytes = PERSISTENT) -> None:
         for body in bodies:
-            self.channel.publish("", queue, False, False, properties, body)
+            self.channel.publish("", queue, False, False, properties, [body])
 
     def consume(self, queue: str, tag: str = "consumer", *, no_ack: bool = False) -> None:
         self.channel.consume(queue, tag, no_ack=no_ack, exclusive=False, arguments={})

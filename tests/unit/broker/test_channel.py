@@ -3,6 +3,7 @@
 import pytest
 from whole_broker import PERSISTENT, TRANSIENT, Client, Delivered, WholeBroker
 
+from leveret.broker.queues.delivery import REFUSED_IN_PART, RETURNED, STORED, TAKEN
 from leveret.protocol.amqp.properties import BasicProperties, encode_properties
 from leveret.protocol.errors import AmqpError, HardError, SoftError
 from leveret.storage.memory import MemoryEngine
@@ -41,7 +42,7 @@ def test_an_empty_name_without_a_declare_is_an_error(client: Client) -> None:
 def test_binding_with_neither_name_nor_key_binds_by_the_queues_name(client: Client) -> None:
     client.declare("q")
     client.channel.queue_bind("", "amq.direct", "", {})
-    client.channel.publish("amq.direct", "q", False, False, TRANSIENT, b"body")
+    client.channel.publish("amq.direct", "q", False, False, TRANSIENT, [b"body"])
     assert client.get("q") == (b"body", False)
 
 
@@ -74,7 +75,7 @@ async def test_a_mandatory_message_is_returned_before_it_is_confirmed(
     broker: WholeBroker, client: Client
 ) -> None:
     client.channel.confirm_select()
-    client.channel.publish("", "nowhere", True, False, PERSISTENT, b"body")
+    client.channel.publish("", "nowhere", True, False, PERSISTENT, [b"body"])
     assert client.wire.returned == [(b"body", 312, "NO_ROUTE")]
     assert client.wire.confirms == []
     await broker.commit()
@@ -135,7 +136,7 @@ def test_a_user_id_that_is_somebody_elses(client: Client) -> None:
 
 def test_immediate_is_not_implemented(client: Client) -> None:
     with pytest.raises(HardError, match="immediate=true"):
-        client.channel.publish("", "q", False, True, TRANSIENT, b"")
+        client.channel.publish("", "q", False, True, TRANSIENT, [b""])
 
 
 # Consuming
@@ -349,11 +350,50 @@ def test_commit_without_select(client: Client) -> None:
             operation()
 
 
+async def test_what_becomes_of_messages_that_are_published_together(
+    broker: WholeBroker, client: Client
+) -> None:
+    client.channel.confirm_select()
+    client.declare("all")
+    client.declare("some", x_max_length=2, x_overflow="reject-publish")
+    for queue in ("all", "some"):
+        client.channel.queue_bind(queue, "amq.fanout", "", {})
+    publish = client.channel.publish
+    assert publish("amq.fanout", "", False, False, PERSISTENT, [b"1", b"2", b"3"]) == [
+        STORED,
+        STORED,
+        REFUSED_IN_PART,
+    ]
+    assert list(publish("", "nowhere", True, False, PERSISTENT, [b"4", b"5"])) == [RETURNED] * 2
+    assert list(publish("", "all", False, False, TRANSIENT, [b"6", b"7"])) == [TAKEN] * 2
+    await broker.commit()
+    assert client.wire.confirms == [("ack", 2, True), ("nack", 3, False), ("ack", 7, True)]
+    assert [body for body, _, _ in client.wire.returned] == [b"4", b"5"]
+    assert [body for body, _ in client.drain("all")] == [b"1", b"2", b"3", b"6", b"7"]
+    assert [body for body, _ in client.drain("some")] == [b"1", b"2"]
+
+
+async def test_messages_handed_out_while_their_like_are_published_are_gone_for_good() -> None:
+    engine = MemoryEngine()
+    await engine.open()
+    broker = await WholeBroker(engine).start()
+    client = broker.client()
+    client.declare("q", x_max_length=1, x_overflow="reject-publish")
+    await broker.commit()
+    client.consume("q", no_ack=True)
+    await broker.commit()
+    client.channel.publish("", "q", False, False, PERSISTENT, [b"1", b"2", b"3"])
+    await broker.commit()
+    assert client.wire.bodies == [b"1", b"2", b"3"]
+    after = await WholeBroker(engine).start()
+    assert after.client().drain("q") == []
+
+
 async def test_a_commit_says_what_each_publish_met(broker: WholeBroker, client: Client) -> None:
     client.declare("full", x_max_length=1, x_overflow="reject-publish")
     client.channel.tx_select()
     client.publish("full", b"1", b"2")
-    client.channel.publish("", "nowhere", True, False, PERSISTENT, b"3")
+    client.channel.publish("", "nowhere", True, False, PERSISTENT, [b"3"])
     started: list[int] = []
     assert client.channel.tx_commit(started.append) == [1]
     assert started == [0, 1, 2]
@@ -390,7 +430,7 @@ async def reply_name(broker: WholeBroker, client: Client) -> str:
 
 async def test_an_answer_goes_straight_to_the_channel_that_asked(broker: WholeBroker, client: Client) -> None:
     name = await reply_name(broker, client)
-    broker.client().channel.publish("", name, True, False, TRANSIENT, b"answer")
+    broker.client().channel.publish("", name, True, False, TRANSIENT, [b"answer"])
     assert client.wire.delivered == [Delivered("answers", 1, b"answer", redelivered=False)]
 
 
@@ -400,7 +440,7 @@ async def test_an_answer_that_nobody_waits_for_is_dropped_but_counts_as_routed(
     name = await reply_name(broker, client)
     client.channel.cancel("answers")
     replier = broker.client()
-    replier.channel.publish("", name, True, False, TRANSIENT, b"late")
+    replier.channel.publish("", name, True, False, TRANSIENT, [b"late"])
     assert client.wire.delivered == []
     assert replier.wire.returned == []
 
@@ -537,6 +577,6 @@ async def test_the_consumers_own_timeout_comes_first(broker: WholeBroker, client
 def test_a_missing_exchange_is_noticed_before_anything_in_the_properties(client: Client) -> None:
     wrong = encode_properties(BasicProperties(expiration="soon", user_id="eve"))
     with pytest.raises(SoftError, match="no exchange 'nowhere'"):
-        client.channel.publish("nowhere", "", False, False, wrong, b"")
+        client.channel.publish("nowhere", "", False, False, wrong, [b""])
     with pytest.raises(SoftError, match="user_id property"):  # and this before the expiration
-        client.channel.publish("", "", False, False, wrong, b"")
+        client.channel.publish("", "", False, False, wrong, [b""])

@@ -36,8 +36,8 @@ async def test_a_transaction_whose_queue_is_gone_at_the_commit(broker: WholeBrok
     client.channel.queue_bind("gone", "amq.fanout", "", {})
     client.channel.queue_bind("stays", "amq.fanout", "", {})
     transactional.channel.tx_select()
-    transactional.channel.publish("", "gone", True, False, PERSISTENT, b"1")
-    transactional.channel.publish("amq.fanout", "", True, False, PERSISTENT, b"2")
+    transactional.channel.publish("", "gone", True, False, PERSISTENT, [b"1"])
+    transactional.channel.publish("amq.fanout", "", True, False, PERSISTENT, [b"2"])
     client.channel.queue_delete("gone", if_unused=False, if_empty=False)
     transactional.channel.tx_commit()
     (stored,) = broker.broker.journal.take(1, dict).blobs

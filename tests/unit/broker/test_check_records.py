@@ -46,7 +46,7 @@ async def log(engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> StoredLo
         client.channel.queue_bind(queue, "amq.fanout", "", {})
     for number in range(40):
         properties = encode_properties(BasicProperties(delivery_mode=2, priority=number % 7))
-        client.channel.publish("amq.fanout", "", False, False, properties, b"%d" % number * 100)
+        client.channel.publish("amq.fanout", "", False, False, properties, [b"%d" % number * 100])
     await broker.commit()
     for queue in ("a", "b"):
         for _ in range(35):

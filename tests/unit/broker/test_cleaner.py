@@ -212,7 +212,7 @@ async def test_a_message_of_several_queues_moves_for_those_that_have_it(
         client.channel.queue_bind(name, "amq.fanout", "", {})
     client.declare("ballast")
     client.publish("ballast", *([bytes(1000)] * 20))
-    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, b"body")
+    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, [b"body"])
     await broker.commit()
     for name in ("ballast", *names[:5]):
         client.channel.queue_purge(name)
@@ -236,7 +236,7 @@ async def test_one_body_in_many_queues_is_not_moved_for_the_queues_that_are_done
     for name in names:
         client.declare(name)
         client.channel.queue_bind(name, "amq.fanout", "", {})
-    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, bytes(10_000))
+    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, [bytes(10_000)])
     await broker.commit()
     blobs = broker.broker.journal.blobs
     (blob,) = [blob for blob in blobs if blob.live_copies]
@@ -263,7 +263,7 @@ async def test_a_large_message_stays_where_it_is(
         client.declare(name)
         client.channel.queue_bind(name, "amq.fanout", "", {})
     body = bytes(3 * engine.caps.blob_max_bytes)
-    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, body)
+    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, [body])
     await broker.commit()
     for name in "ab":
         client.channel.queue_purge(name)
@@ -284,7 +284,7 @@ async def test_a_large_message_of_very_many_queues_stays_where_it_is(
         client.declare(name)
         client.channel.queue_bind(name, "amq.fanout", "", {})
     body = bytes(3 * engine.caps.blob_max_bytes)
-    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, body)
+    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, [body])
     await broker.commit()
     for name in names[1:]:
         client.channel.queue_purge(name)

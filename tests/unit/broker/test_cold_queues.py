@@ -217,7 +217,7 @@ async def test_a_deleted_queue_takes_them_along(
     for name in ("q", "other"):
         client.declare(name)
         client.channel.queue_bind(name, "amq.fanout", "", {})
-    client.channel.publish("amq.fanout", "", False, False, properties(), b"both")
+    client.channel.publish("amq.fanout", "", False, False, properties(), [b"both"])
     broker = await chill(broker)
     client = broker.client()
     assert client.channel.queue_delete("q", if_unused=False, if_empty=False) == 1

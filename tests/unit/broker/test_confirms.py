@@ -43,7 +43,7 @@ def test_a_run_is_one_multiple_confirm(confirms: Confirms, wire: RecordingWire) 
 
 def test_a_refused_publish_is_nacked_in_its_place(confirms: Confirms, wire: RecordingWire) -> None:
     confirms.last_tag = 3
-    confirms.refuse_last()
+    confirms.refuse(confirms.last_tag)
     confirms.last_tag = 5
     confirms.confirm_up_to(5)
     assert wire.said == [("ack", 2, True), ("nack", 3, False), ("ack", 5, True)]
@@ -52,14 +52,14 @@ def test_a_refused_publish_is_nacked_in_its_place(confirms: Confirms, wire: Reco
 def test_two_refused_in_a_row(confirms: Confirms, wire: RecordingWire) -> None:
     for tag in (1, 2):
         confirms.last_tag = tag
-        confirms.refuse_last()
+        confirms.refuse(confirms.last_tag)
     confirms.confirm_up_to(2)
     assert wire.said == [("nack", 1, False), ("nack", 2, False)]
 
 
 def test_a_refusal_waits_for_the_publishes_before_it(confirms: Confirms, wire: RecordingWire) -> None:
     confirms.last_tag = 2
-    confirms.refuse_last()
+    confirms.refuse(confirms.last_tag)
     confirms.confirm_up_to(1)
     assert wire.said == [("ack", 1, False)]
     confirms.confirm_up_to(2)
@@ -68,7 +68,7 @@ def test_a_refusal_waits_for_the_publishes_before_it(confirms: Confirms, wire: R
 
 def test_a_publish_answered_by_its_error_is_passed_over(confirms: Confirms, wire: RecordingWire) -> None:
     confirms.last_tag = 2
-    confirms.skip_last()
+    confirms.skip(confirms.last_tag)
     confirms.last_tag = 3
     confirms.confirm_up_to(3)
     assert wire.said == [("ack", 1, False), ("ack", 3, False)]

@@ -42,7 +42,7 @@ def test_a_consumer_with_room_again_goes_to_the_end_of_the_rotation(house: Queue
     house.publish(queue, *"1234567")
     house.end_turn()
     for _, copy in [channel.got[1], channel.got[0], channel.got[2]]:
-        queue.settle(channel.release(copy))
+        queue.settle([channel.release(copy)])
     house.end_turn()
     assert channel.tags == ["a", "b", "c", "b", "a", "c"]
 
@@ -55,6 +55,16 @@ def test_nobody_can_take_is_no_endless_loop(house: QueueHouse) -> None:
     house.end_turn()
     assert (channel.got, queue.message_count) == ([], 2)
     assert consumer_of(queue).is_blocked
+
+
+def test_a_consumer_alone_gets_what_its_prefetch_allows(house: QueueHouse) -> None:
+    queue, channel = house.queue(), FakeChannel()
+    house.consume(queue, "many", channel=channel, prefetch=3, arguments={"x-priority": 1})
+    house.consume(queue, "one", channel=channel, prefetch=1)
+    house.publish(queue, *"12345")
+    house.end_turn()
+    assert channel.tags == ["many"] * 3 + ["one"]
+    assert queue.message_count == 1
 
 
 def test_waking_delivers_at_the_end_of_the_turn(house: QueueHouse) -> None:
@@ -86,7 +96,7 @@ def test_a_removed_consumer_gets_nothing_even_when_woken(house: QueueHouse) -> N
     house.publish(queue, "1", "2")
     house.end_turn()
     queue.remove_consumer(consumer_of(queue))
-    queue.settle(channel.release(channel.got[0][1]))
+    queue.settle([channel.release(channel.got[0][1])])
     house.end_turn()
     assert channel.bodies == ["1"]
     assert queue.message_count == 1
@@ -100,7 +110,7 @@ def test_higher_priority_first_lower_while_it_is_full(house: QueueHouse) -> None
     house.publish(queue, *"12345")
     house.end_turn()
     assert channel.tags == ["high", "high", "normal", "low", "low"]
-    queue.settle(channel.release(channel.got[0][1]))
+    queue.settle([channel.release(channel.got[0][1])])
     house.publish(queue, "6")
     house.end_turn()
     assert channel.tags[-1] == "high"

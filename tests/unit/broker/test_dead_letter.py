@@ -53,7 +53,7 @@ def test_a_first_death(house: QueueHouse) -> None:
     source = house.message(
         "body", exchange="x", routing_key="key", headers={"mine": 1}, content_type="text/plain"
     )
-    enqueue_to(source, [queue], house.fakes.services)
+    enqueue_to([source], [queue], house.fakes.services)
     house.clock.advance(5000)
     reject(queue)
     message = only_message(dead_letters)
@@ -303,7 +303,7 @@ def test_headers_of_the_publisher_keep_their_bytes(house: QueueHouse) -> None:
     properties = b"\x20\x00" + len(entries).to_bytes(4, "big") + entries
     facts = PropertyFacts(persistent=False, headers=properties[2:])
     odd = Message(source.sequence, source.published_at, "", "q", properties, facts, b"")
-    enqueue_to(odd, [queue], house.fakes.services)
+    enqueue_to([odd], [queue], house.fakes.services)
     reject(queue)
     assert only_message(dead_letters).properties[6:].startswith(entries)
 
@@ -359,7 +359,7 @@ def test_a_history_that_cannot_be_written_again_starts_again(house: QueueHouse) 
     headers = len(array).to_bytes(4, "big") + array
     facts = PropertyFacts(persistent=False, headers=headers)
     enqueue_to(
-        Message(1, START_MS, "", "q", b"\x20\x00" + headers, facts, b""), [queue], house.fakes.services
+        [Message(1, START_MS, "", "q", b"\x20\x00" + headers, facts, b"")], [queue], house.fakes.services
     )
     reject(queue)
     assert deaths_of(only_message(dead_letters)) == [DEATH]

@@ -62,7 +62,7 @@ def publish(journal: Journal) -> Publish:
             copy = QueuedMessage(message, queue, None, 0)  # type: ignore[arg-type]
             queue.ready.add(copy)
             copies.append(copy)
-        journal.publish(message, [copy for copy in copies if copy.queue.durable])
+        journal.publish([message], [copy for copy in copies if copy.queue.durable])
         return copies
 
     return publish
@@ -91,7 +91,7 @@ def unpacked(batch: Batch) -> list[tuple[RecordType, Any]]:
 
 def settle(journal: Journal, copy: QueuedMessage) -> None:
     copy.state = CopyState.GONE
-    journal.settle(copy)
+    journal.settle([copy])
 
 
 class Taker:

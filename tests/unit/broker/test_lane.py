@@ -37,6 +37,18 @@ def test_what_is_let_go_of_is_read_back_in_order(house: LaneHouse) -> None:
     assert (house.lane.count, house.lane.body_bytes) == (0, 0)
 
 
+def test_no_more_is_taken_at_a_time_than_what_must_be_read(house: LaneHouse) -> None:
+    for _ in range(3):
+        house.publish(b"a", b"b")
+        house.commit()
+    house.lane.let_go(2 * (COPY_BYTES + 1))
+    assert house.in_memory == [1, 2]
+    assert [copy.message.sequence for copy in house.lane.take(5, 1 << 20)] == [1, 2]
+    assert house.house.fakes.reader.wanted == []
+    assert house.lane.take(5, 1 << 20) == []
+    assert house.house.fakes.reader.wanted == [house.lane]
+
+
 def test_the_front_stays_as_far_as_it_may(house: LaneHouse) -> None:
     for _ in range(5):
         house.publish(b"", b"")

@@ -99,7 +99,7 @@ async def test_parts_are_kept_while_one_queue_still_has_it(engine: MortalEngine)
     for name in ("a", "b"):
         client.declare(name)
         client.channel.queue_bind(name, "amq.fanout", "", {})
-    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, LARGE)
+    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, [LARGE])
     await broker.commit()
     client.channel.queue_purge("a")
     for _ in range(3):

@@ -173,6 +173,22 @@ class TestPublish:
         ]
         assert await peer.durable() == [[F.CONFIRM, 1, [[0, 2]]]]
 
+    async def test_each_of_some_alike_is_returned_by_its_tag(self, peer: Peer) -> None:
+        returned = [[tag, 312, "NO_ROUTE"] for tag in (1, 2, 4)]
+        frames = peer.publish(
+            *[entry("nowhere", mandatory=1)] * 2, entry("nowhere"), entry("nowhere", mandatory=1)
+        )
+        assert frames == [[F.RETURN, 1, returned]]
+        assert await peer.durable() == [[F.CONFIRM, 1, [[0, 4]]]]
+
+    async def test_each_of_some_alike_that_fail_is_refused(self, peer: Peer) -> None:
+        await peer.declare("q")
+        wrong = ["nope", "q", 0, PERSISTENT, b""]
+        frames = peer.publish(wrong, wrong, entry("q"))
+        text = "NOT_FOUND - no exchange 'nope' in vhost '/'"
+        assert frames == [[F.REFUSE, 1, [1, 2], 404, text]]
+        assert await peer.durable() == [[F.CONFIRM, 1, [3]]]
+
     async def test_a_full_queue_refuses(self, peer: Peer) -> None:
         arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
         peer.request(F.QUEUE_DECLARE, "q", False, True, False, False, arguments)

@@ -5,7 +5,7 @@ from queue_house import FakeChannel, QueueHouse, bodies_ready, consumer_of, copi
 
 from leveret.broker.message import CopyState
 from leveret.broker.queues.dead_letter import DeathReason
-from leveret.broker.queues.delivery import delivered_properties, enqueue_to
+from leveret.broker.queues.delivery import STORED, delivered_properties, enqueue_to
 from leveret.protocol.amqp.properties import decode_properties
 
 
@@ -31,7 +31,7 @@ def test_a_settled_copy_is_gone_and_the_journal_knows(house: QueueHouse) -> None
     house.publish(queue, "1")
     house.end_turn()
     copy = channel.got[0][1]
-    queue.settle(channel.release(copy))
+    queue.settle([channel.release(copy)])
     assert copy.state is CopyState.GONE
     assert house.journal.settled == [copy]
     assert queue.unacked_count == 0
@@ -191,7 +191,7 @@ def test_each_durable_copy_of_a_persistent_message_is_journaled_once(house: Queu
     durable, other = house.queue("a"), house.queue("b")
     transient = house.queue("c", durable=False)
     message = house.message()
-    assert not enqueue_to(message, [durable, transient, other], house.fakes.services)
+    assert enqueue_to([message], [durable, transient, other], house.fakes.services) == (STORED,)
     [(journaled, copies)] = house.journal.published
     assert journaled is message
     assert [copy.queue for copy in copies] == [durable, other]
@@ -199,8 +199,8 @@ def test_each_durable_copy_of_a_persistent_message_is_journaled_once(house: Queu
 
 def test_a_transient_message_is_not_journaled(house: QueueHouse) -> None:
     first, second = house.queue("a"), house.queue("b")
-    enqueue_to(house.message(delivery_mode=1), [first], house.fakes.services)
-    enqueue_to(house.message(delivery_mode=1), [first, second], house.fakes.services)
+    enqueue_to([house.message(delivery_mode=1)], [first], house.fakes.services)
+    enqueue_to([house.message(delivery_mode=1)], [first, second], house.fakes.services)
     assert house.journal.published == []
     assert (first.message_count, second.message_count) == (2, 1)
 
@@ -242,7 +242,7 @@ def test_what_a_channel_still_holds_of_a_deleted_queue_ends_quietly(house: Queue
     assert returned is not None
     assert rejected is not None
     queue.delete()
-    queue.settle(acked)
+    queue.settle([acked])
     queue.requeue([returned], failed=True)
     queue.discard(rejected, DeathReason.REJECTED)
     assert house.journal.settled == [acked, returned, rejected]
@@ -295,7 +295,7 @@ def test_counters_tell_what_happened(house: QueueHouse) -> None:
     house.end_turn()
     got = queue.take()
     assert got is not None
-    queue.settle(got)
+    queue.settle([got])
     queue.requeue([channel.release(channel.got[0][1])], failed=False)
     house.end_turn()
     assert queue.enqueued_total == 3

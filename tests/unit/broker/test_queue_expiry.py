@@ -69,7 +69,7 @@ def test_a_ttl_of_zero_needs_a_consumer_at_once(house: QueueHouse) -> None:
     house.end_turn()
     assert channel.bodies == ["1"]
     assert queue.deaths_total[DeathReason.EXPIRED] == 1
-    queue.settle(channel.release(channel.got[0][1]))
+    queue.settle([channel.release(channel.got[0][1])])
     house.end_turn()
     assert channel.bodies == ["1"]
 

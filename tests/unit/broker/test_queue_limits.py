@@ -5,7 +5,7 @@ from queue_house import QueueHouse, bodies_ready, consumer_of, drain
 
 from leveret.broker.message import CopyState
 from leveret.broker.queues.dead_letter import DeathReason
-from leveret.broker.queues.delivery import enqueue_to
+from leveret.broker.queues.delivery import REFUSED_IN_PART, enqueue_to
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_other_queues_still_get_what_one_refuses(house: QueueHouse) -> None:
     full = house.queue("full", max_length=0, overflow="reject-publish")
     free = house.queue("free")
     message = house.message("1")
-    assert enqueue_to(message, [full, free], house.fakes.services), "one refused"
+    assert enqueue_to([message], [full, free], house.fakes.services) == [REFUSED_IN_PART]
     assert bodies_ready(free) == ["1"]
     [(_, copies)] = house.journal.published
     assert [copy.queue for copy in copies] == [free]

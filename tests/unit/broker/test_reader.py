@@ -64,7 +64,7 @@ async def to_all(broker: WholeBroker, client: Client, body: bytes, *names: str) 
     for name in names:
         client.declare(name)
         client.channel.queue_bind(name, "amq.fanout", "", {})
-    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, body)
+    client.channel.publish("amq.fanout", "", False, False, PERSISTENT, [body])
     await broker.commit()
     let_go(broker)
 

@@ -52,6 +52,20 @@ def test_comes_out_as_it_went_in(ready: ReadyMessages, queue: Queue) -> None:
     assert ready.pop() is None
 
 
+def test_so_many_or_so_much_is_taken_at_a_time(ready: ReadyMessages, queue: Queue) -> None:
+    ready.extend([copy_of(queue, sequence, body=bytes(1000)) for sequence in range(1, 8)])
+
+    def taken(count_max: int, bytes_max: int) -> list[int]:
+        return [copy.message.sequence for copy in ready.take(count_max, bytes_max)]
+
+    assert taken(3, 1 << 20) == [1, 2, 3]
+    assert taken(5, 1) == [4]
+    assert taken(5, 1100) == [5]
+    assert taken(5, 1 << 20) == [6, 7]
+    assert taken(5, 1 << 20) == []
+    assert (ready.count, ready.body_bytes) == (0, 0)
+
+
 def test_counts_messages_and_bytes_exactly(ready: ReadyMessages, queue: Queue) -> None:
     copies = [copy_of(queue, sequence, body=b"x" * sequence) for sequence in (1, 2, 4)]
     for copy in copies:

@@ -152,7 +152,7 @@ async def test_a_message_is_dropped_only_when_every_queue_has_settled_it(engine:
     for name in ("a", "b"):
         client.declare(name)
         client.channel.queue_bind(name, "amq.fanout", "", {})
-    client.channel.publish("amq.fanout", "", False, False, b"\x10\x00\x02", b"both")
+    client.channel.publish("amq.fanout", "", False, False, b"\x10\x00\x02", [b"both"])
     await before.commit()
     client.channel.get("a", no_ack=True)
     await before.commit()
@@ -179,7 +179,7 @@ async def test_topology_comes_back(engine: MemoryEngine) -> None:
         client = after.client()
         assert set(after.broker.vhosts["/"].queues) == {"q"}
         for key in ("a.1", "b.1", "a.2", "a.3"):
-            client.channel.publish("logs", key, False, False, TRANSIENT, key.encode())
+            client.channel.publish("logs", key, False, False, TRANSIENT, [key.encode()])
         after.end_turn()
         assert client.drain("q") == [(b"a.2", False), (b"a.3", False)]
         await after.stop()
@@ -346,7 +346,7 @@ async def test_a_quorum_queue_keeps_transient_messages_too(engine: MemoryEngine)
     for name, type_ in (("quorum", "quorum"), ("classic", "classic")):
         client.declare(name, x_queue_type=type_)
         client.channel.queue_bind(name, "amq.fanout", "", {})
-    client.channel.publish("amq.fanout", "", False, False, TRANSIENT, b"transient")
+    client.channel.publish("amq.fanout", "", False, False, TRANSIENT, [b"transient"])
     await before.commit()
     client.channel.queue_purge("classic")
     after = (await restarted(engine)).client()

@@ -28,8 +28,7 @@ def peer(house: House) -> Peer:
 class TestEmptyMessages:
     def test_a_backlog_of_them_does_not_leave_in_one_turn(self, house: House, peer: Peer) -> None:
         queue = house.broker.vhosts["/"].queues["q"]
-        for _ in range(20_000):
-            peer.session._domain_channels[1].publish("", "q", False, False, TRANSIENT, b"")
+        peer.session._domain_channels[1].publish("", "q", False, False, TRANSIENT, [b""] * 20_000)
         peer.ask(1, methods.BasicConsume(queue="q", consumer_tag="c", no_ack=True))
         house.scheduled.pop(0)()
         assert 0 < queue.message_count < 20_000

@@ -274,7 +274,7 @@ async def test_what_lies_in_many_queues_is_written_once(broker: WholeBroker, spi
         client.channel.queue_bind(name, "amq.fanout", "", {})
     publish(client, names[1], b"own 1")
     for body in (b"1" * 1000, b"2" * 1000):
-        client.channel.publish("amq.fanout", "", False, False, TRANSIENT, body)
+        client.channel.publish("amq.fanout", "", False, False, TRANSIENT, [body])
     publish(client, names[0], b"own 2")
     await broker.spill()
     assert broker.spilled_copies == 12
@@ -293,7 +293,7 @@ async def test_what_lies_in_several_queues_keeps_the_order_of_each(broker: Whole
             client.channel.queue_bind(name, "amq.direct", key, {})
     publish(client, "a", b"0")  # so that it is looked at first, and the second message comes before the first
     for key in "12":
-        client.channel.publish("amq.direct", key, False, False, TRANSIENT, key.encode())
+        client.channel.publish("amq.direct", key, False, False, TRANSIENT, [key.encode()])
     await broker.spill()
     assert await bodies(broker, client, "a") == [b"0", b"2"]
     assert await bodies(broker, client, "b") == [b"1", b"2"]

@@ -347,7 +347,7 @@ def test_another_connection_cannot_delete_an_exclusive_queue() -> None:
 
 def publish(house: SmallVhost, name: str) -> None:
     properties = encode_properties(BasicProperties())
-    house.vhost.queues[name].enqueue(Message(1, 0, "", name, properties, read_facts(properties), b"body"))
+    house.vhost.queues[name].enqueue([Message(1, 0, "", name, properties, read_facts(properties), b"body")])
 
 
 def test_a_queue_with_messages_is_not_empty() -> None:

@@ -23,11 +23,11 @@ class Filler:
     def fill(self, lane: Lane, *sizes: int) -> None:
         for size in sizes:
             queue: Queue = lane.queue
-            copy = queue.enqueue(self._house.message("x" * size))
+            [copy] = queue.enqueue([self._house.message("x" * size)])
             assert copy is not None
             copy.is_durable = True
             self._position += 1
-            lane.store(copy, StoredBlob(Blobs(), self._position))
+            lane.store([copy], StoredBlob(Blobs(), self._position))
 
 
 @pytest.fixture

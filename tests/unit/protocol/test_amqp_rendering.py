@@ -22,7 +22,7 @@ def expected_content(channel_id: int, body: bytes) -> list[Answer]:
 def test_deliver(size: int) -> None:
     out: list[bytes] = []
     body = bytes(index & 255 for index in range(size))
-    ChannelRenderer(7, FRAME_MAX, out).deliver("tag", 2**40, True, "ex", "key", PERSISTENT, body)
+    ChannelRenderer(7, FRAME_MAX, out).deliver("tag", 2**40, [(True, "ex", "key", PERSISTENT, body)])
     method = BasicDeliver(
         consumer_tag="tag", delivery_tag=2**40, redelivered=True, exchange="ex", routing_key="key"
     )
@@ -43,7 +43,7 @@ def test_prepared_prefixes_are_not_mixed_up() -> None:
     wanted = [("a", "b", f"key {number}") for number in range(3000)] + [("ab", "", "x"), ("a", "b", "x")]
     for _ in range(2):
         for tag, (consumer_tag, exchange, routing_key) in enumerate(wanted):
-            renderer.deliver(consumer_tag, tag, False, exchange, routing_key, PERSISTENT, b"")
+            renderer.deliver(consumer_tag, tag, [(False, exchange, routing_key, PERSISTENT, b"")])
     delivered = [answer for _, answer in answers(out) if isinstance(answer, BasicDeliver)]
     assert [(d.consumer_tag, d.exchange, d.routing_key) for d in delivered] == wanted * 2
     assert [d.delivery_tag for d in delivered] == [*range(len(wanted))] * 2
@@ -52,14 +52,34 @@ def test_prepared_prefixes_are_not_mixed_up() -> None:
 def test_a_body_of_one_frame_is_passed_on_as_it_is() -> None:
     out: list[bytes] = []
     body = bytes(ROOM)
-    ChannelRenderer(1, FRAME_MAX, out).deliver("t", 1, False, "", "q", PERSISTENT, body)
+    ChannelRenderer(1, FRAME_MAX, out).deliver("t", 1, [(False, "", "q", PERSISTENT, body)])
     assert any(piece is body for piece in out)
 
 
 def test_a_small_message_is_one_piece() -> None:
     out: list[bytes] = []
-    ChannelRenderer(1, FRAME_MAX, out).deliver("t", 1, False, "", "q", PERSISTENT, bytes(1024))
+    ChannelRenderer(1, FRAME_MAX, out).deliver("t", 1, [(False, "", "q", PERSISTENT, bytes(1024))])
     assert len(out) == 1
+
+
+def test_deliveries_in_a_row() -> None:
+    out: list[bytes] = []
+    deliveries = [
+        (False, "ex", "a", PERSISTENT, b"1"),
+        (True, "", "b", b"\0\0", b"22"),
+        (False, "", "b", b"\0\0", b""),
+    ]
+    size = ChannelRenderer(7, FRAME_MAX, out).deliver("t", 5, deliveries)
+    assert size == len(PERSISTENT) + 1 + 2 + 2 + 2
+    assert answers(out) == [
+        (7, BasicDeliver(consumer_tag="t", delivery_tag=5, exchange="ex", routing_key="a")),
+        *expected_content(7, b"1"),
+        (7, BasicDeliver(consumer_tag="t", delivery_tag=6, redelivered=True, exchange="", routing_key="b")),
+        (7, Content(b"\0\0", 2, b"")),
+        (7, Content(None, 0, b"22")),
+        (7, BasicDeliver(consumer_tag="t", delivery_tag=7, exchange="", routing_key="b")),
+        (7, Content(b"\0\0", 0, b"")),
+    ]
 
 
 def test_answers_to_publishers() -> None:
