@@ -5,7 +5,7 @@ dead, the cleaner moves what is left of sparse ones. Nothing here reads a blob.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -112,6 +112,8 @@ class Blobs(BlobIndex[StoredBlob]):
         self.sparse: dict[StoredBlob, None] = {}  # little is
         self.size = 0  # of all blobs, in bytes
         self.dead_size = 0  # of the dead ones
+        self.publishers_wait = False  # for the cleaner
+        self._waiting: list[Callable[[], None]] = []
         self.live_size = (
             0.0  # about what is needed of it, if a blob's share of live copies is that of its bytes
         )
@@ -154,3 +156,15 @@ class Blobs(BlobIndex[StoredBlob]):
         del self.dead[blob]
         self.size -= blob.size
         self.dead_size -= blob.size
+
+    def hold_publishers(self, hold: bool) -> None:
+        """The cleaner says whether they have to wait for it."""
+        self.publishers_wait = hold
+        if not hold:
+            waiting, self._waiting = self._waiting, []
+            for callback in waiting:
+                callback()
+
+    def when_released(self, callback: Callable[[], None]) -> None:
+        """Call back once, when publishers need not wait any more."""
+        self._waiting.append(callback)

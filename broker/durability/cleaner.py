@@ -2,10 +2,11 @@
 
 After a checkpoint, while the log is much larger than what is alive in it, blobs of which little is left are
 read and handed to the journal, which packs the survivors into the next batch. The blob is dead then, and goes
-with the checkpoint after.
+with the checkpoint after. Publishers who leave more behind than it can keep up with have to wait for it.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from leveret.storage import failpoints
 from leveret.storage.blob import decode_blob
@@ -17,6 +18,7 @@ from .journal import Journal
 SLACK_BYTES = 32 * 1024 * 1024  # of dead bytes that nobody minds
 LOG_PER_LIVE_BYTE = 1.5  # more than that is too much
 AT_ONCE = 16  # victims in one batch: to look for their survivors takes some milliseconds
+BEHIND_BYTES = 32 * 1024 * 1024  # by so much too large: above it publishers wait
 
 
 class Cleaner:
@@ -41,6 +43,10 @@ class Cleaner:
         return self._excess_bytes > 0
 
     @property
+    def _is_done(self) -> bool:
+        return self._is_stopping or not self.is_needed
+
+    @property
     def _excess_bytes(self) -> float:
         """By how much the log is too large, the dead blobs apart."""
         blobs = self._journal.blobs
@@ -53,18 +59,29 @@ class Cleaner:
         broker that writes fast would grow from round to round.
         """
         blobs = self._journal.blobs
+        if self._is_done:
+            return
         on_disk = [blob for blob in blobs.sparse if blob.position < blobs.under_way_from]
         victims = sorted(on_disk, key=lambda blob: blob.live_size)
-        for at in range(0, len(victims), AT_ONCE):
-            if self._is_stopping or not self.is_needed:
-                return
-            await self._move(victims[at : at + AT_ONCE])
-            if blobs.dead_size >= max(enough_bytes, self._excess_bytes):
-                return
+        found = await self._read(victims[:AT_ONCE])
+        try:
+            for at in range(0, len(victims), AT_ONCE):
+                blobs.hold_publishers(self._excess_bytes > BEHIND_BYTES)
+                self._move(victims[at : at + AT_ONCE], found)
+                following = victims[at + AT_ONCE : at + 2 * AT_ONCE]
+                _, found = await asyncio.gather(self._commit(), self._read(following))
+                if failpoints.armed:
+                    failpoints.hit("during_cleaning")
+                if self._is_done or blobs.dead_size >= max(enough_bytes, self._excess_bytes):
+                    return
+        finally:
+            blobs.hold_publishers(False)
 
-    async def _move(self, victims: list[StoredBlob]) -> None:
+    async def _read(self, victims: Sequence[StoredBlob]) -> list[bytes | None]:
         positions = [Position(victim.position) for victim in victims]
-        found = await self._engine.read_many(self._group, positions)
+        return await self._engine.read_many(self._group, positions) if positions else []
+
+    def _move(self, victims: Sequence[StoredBlob], found: Sequence[bytes | None]) -> None:
         for victim, data in zip(victims, found, strict=True):
             if not victim.live_copies:
                 continue  # died meanwhile, and may be dropped
@@ -73,6 +90,3 @@ class Cleaner:
                     f"the blob at position {victim.position}, which holds live messages, is missing"
                 )
             self._journal.move(victim, decode_blob(data).payload)
-        await self._commit()
-        if failpoints.armed:
-            failpoints.hit("during_cleaning")

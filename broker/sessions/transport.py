@@ -73,6 +73,9 @@ class Transport(asyncio.Protocol):
         if broker.journal.pending_bytes > UNCOMMITTED_HIGH_BYTES:
             self.pause_input()
             broker.journal.when_durable(self.resume_input)
+        if broker.journal.blobs.publishers_wait:
+            self.pause_input()
+            broker.journal.blobs.when_released(self.resume_input)
         if broker.spiller.is_behind:
             self.pause_input()
             broker.spiller.when_caught_up(self.resume_input)

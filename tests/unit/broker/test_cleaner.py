@@ -348,3 +348,42 @@ async def test_the_larger_the_log_the_longer_a_round(
     await broker._committer._cleaner.clean(enough_bytes=1)
     still_alive = sum(victim.live_copies > 0 for victim in victims)
     assert 15 <= still_alive <= 21
+
+
+async def test_publishers_wait_while_it_is_far_behind(
+    engine: WatchedEngine, broker: WholeBroker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log would grow for as long as they write faster than it can clean."""
+    monkeypatch.setattr(cleaner, "AT_ONCE", 1)
+    monkeypatch.setattr(cleaner, "BEHIND_BYTES", 50_000)  # of about 80,000
+    for number in range(4):
+        await sparse_blob(broker, client, b"%d" % number, b"")
+    blobs = broker.broker.journal.blobs
+    waited, released = [], []
+
+    async def meanwhile() -> None:
+        waited.append(blobs.publishers_wait)
+        if blobs.publishers_wait:
+            blobs.when_released(lambda: released.append(blobs.dead_size))
+        engine.meanwhile = meanwhile
+
+    engine.meanwhile = meanwhile
+    assert not blobs.publishers_wait
+    await upkeep(broker)
+    assert waited[:2] == [False, True]
+    assert not waited[-1]
+    assert released
+    assert min(released) < 60_000  # before all is done
+    assert not blobs.publishers_wait
+
+
+async def test_publishers_never_wait_for_one_that_has_failed(
+    engine: WatchedEngine, broker: WholeBroker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner, "AT_ONCE", 1)
+    monkeypatch.setattr(cleaner, "BEHIND_BYTES", 0)
+    victims = [await sparse_blob(broker, client, b"%d" % number, b"") for number in range(2)]
+    engine.lost = {victims[1].position}
+    with pytest.raises(Corrupt):
+        await upkeep(broker)
+    assert not broker.broker.journal.blobs.publishers_wait

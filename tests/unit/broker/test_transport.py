@@ -69,6 +69,15 @@ async def test_it_waits_for_the_log(
     assert socket.is_read
 
 
+async def test_it_waits_for_the_cleaner(house: House, transport: Transport, socket: FakeSocket) -> None:
+    house.broker.journal.blobs.hold_publishers(True)
+    transport.data_received(PROTOCOL_HEADER)
+    house.commit()
+    assert not socket.is_read
+    house.broker.journal.blobs.hold_publishers(False)
+    assert socket.is_read
+
+
 async def test_it_waits_for_the_spiller(
     house: House, transport: Transport, socket: FakeSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
