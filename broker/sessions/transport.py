@@ -64,12 +64,12 @@ class Transport(asyncio.Protocol):
         self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
-        session = self.session
+        session, broker = self.session, self._settings.broker
+        published, pending_bytes = broker.counters.published, broker.journal.pending_bytes
         if session is None:
             self._choose_wire(data)
         else:
             session.receive_data(data)
-        broker = self._settings.broker
         if broker.journal.pending_bytes > UNCOMMITTED_HIGH_BYTES:
             self.pause_input()
             broker.journal.when_durable(self.resume_input)
@@ -83,8 +83,13 @@ class Transport(asyncio.Protocol):
         if len(data) >= FAIR_READ_BYTES:
             # More is waiting, and libuv would read on from this peer, up to 32 buffers, before it looks at
             # anybody else. Let the turn end first: a fast publisher starved its consumer 10 to 20 fold.
+            is_transient = (
+                broker.counters.published > published and broker.journal.pending_bytes == pending_bytes
+            )
+            loop = asyncio.get_running_loop()
+            hold_s = broker.spiller.hold_s(len(data), loop.time()) if is_transient else 0.0
             self.pause_input()
-            asyncio.get_running_loop().call_soon(self.resume_input)
+            loop.call_later(hold_s, self.resume_input)
 
     def _let_peer_read(self) -> None:
         """Deliveries stop by themselves when the socket is full; answers only stop when nothing is asked."""

@@ -241,3 +241,43 @@ class TestBehind:
         await broker.broker.spiller.spill()
         assert calls == [1]
         assert not broker.broker.spiller.is_behind
+
+
+class TestPublishersThatAreFasterThanConsumers:
+    """While what consumers are to get is spilled, more comes in at a measured pace."""
+
+    async def waiting(self, broker: WholeBroker, *, with_consumer: bool) -> spiller.Spiller:
+        """One of two messages, or both, have to be spilled."""
+        client = broker.client()
+        client.declare("q", durable=False)
+        if with_consumer:
+            client.channel.qos(0, 1, False)
+            client.consume("q")
+        publish(client, "q", b"1", b"2")
+        broker.end_turn()
+        assert broker.broker.spiller.is_wanted
+        return broker.broker.spiller
+
+    async def test_they_wait_for_one_another(self, broker: WholeBroker) -> None:
+        waited_for = await self.waiting(broker, with_consumer=True)
+        second = spiller.INTAKE_BYTES_PER_S
+        assert waited_for.hold_s(second // 4, 100.0) == pytest.approx(0.25)
+        assert waited_for.hold_s(second // 2, 100.0) == pytest.approx(0.75)
+        assert waited_for.hold_s(second // 2, 100.5) == pytest.approx(0.75)
+        assert waited_for.hold_s(second // 2, 200.0) == pytest.approx(0.5)
+
+    async def test_they_do_not_when_nobody_is_to_get_it(self, broker: WholeBroker) -> None:
+        assert (await self.waiting(broker, with_consumer=False)).hold_s(1 << 20, 100.0) == 0
+
+    async def test_they_do_not_when_nothing_is_spilled(self, broker: WholeBroker) -> None:
+        waited_for = await self.waiting(broker, with_consumer=True)
+        await broker.spill()
+        assert not waited_for.is_wanted
+        assert waited_for.hold_s(1 << 20, 100.0) == 0
+
+    async def test_they_do_not_for_a_disk_that_fails(self, broker: WholeBroker, spill: OddSpill) -> None:
+        waited_for = await self.waiting(broker, with_consumer=True)
+        spill.write_error = Unavailable("the disk burns")
+        await waited_for.spill()
+        assert waited_for.is_wanted
+        assert waited_for.hold_s(1 << 20, 100.0) == 0

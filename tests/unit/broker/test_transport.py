@@ -7,6 +7,7 @@ from amqp_house import House
 
 from leveret.broker.durability.spiller import Spiller
 from leveret.broker.sessions import transport as module
+from leveret.broker.sessions.amqp_session import AmqpSession
 from leveret.broker.sessions.transport import Transport
 from leveret.protocol.amqp.connection import PROTOCOL_HEADER
 
@@ -87,4 +88,62 @@ async def test_it_waits_for_the_spiller(
     assert not socket.is_read
     monkeypatch.setattr(Spiller, "is_behind", False)
     await house.broker.spiller.spill()
+    assert socket.is_read
+
+
+@pytest.fixture
+def holds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The spiller lets nobody who has to wait for it go on; what it was asked for."""
+    asked: list[int] = []
+
+    def hold_s(_: Spiller, size: int, now_s: float) -> float:
+        asked.append(size)
+        return 3600.0
+
+    monkeypatch.setattr(Spiller, "hold_s", hold_s)
+    return asked
+
+
+class Load:
+    """What a large read does to the broker, in the place of a session that takes it apart."""
+
+    def __init__(self, house: House, transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+        transport.data_received(PROTOCOL_HEADER)
+        self.published = self.pending_bytes = 0
+        broker = house.broker
+
+        def receive_data(_: AmqpSession, data: bytes) -> None:
+            broker.counters.published += self.published
+            broker.journal.pending_bytes += self.pending_bytes
+
+        monkeypatch.setattr(AmqpSession, "receive_data", receive_data)
+
+
+@pytest.fixture
+def load(house: House, transport: Transport, monkeypatch: pytest.MonkeyPatch) -> Load:
+    return Load(house, transport, monkeypatch)
+
+
+LARGE = bytes(module.FAIR_READ_BYTES)
+
+
+async def test_a_publisher_of_transient_messages_goes_at_the_pace_of_the_spiller(
+    load: Load, transport: Transport, socket: FakeSocket, holds: list[int]
+) -> None:
+    load.published = 10
+    transport.data_received(LARGE)
+    assert holds == [len(LARGE)]
+    await asyncio.sleep(0)
+    assert not socket.is_read
+
+
+@pytest.mark.parametrize(("published", "pending_bytes"), [(10, 1000), (0, 0)], ids=["durable", "acks"])
+async def test_others_only_let_the_turn_end(
+    load: Load, transport: Transport, socket: FakeSocket, holds: list[int], published: int, pending_bytes: int
+) -> None:
+    load.published, load.pending_bytes = published, pending_bytes
+    transport.data_received(LARGE)
+    assert not socket.is_read
+    assert holds == []
+    await asyncio.sleep(0.001)
     assert socket.is_read
