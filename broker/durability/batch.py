@@ -73,7 +73,6 @@ class Packer:
         "_payload_max_bytes",
         "_pieces",
         "_position",
-        "_residents",
         "_room",
         "_tail",
     )
@@ -90,7 +89,6 @@ class Packer:
         self._names: tuple[str, str, bytes] | None = None  # exchange, routing key, properties of the last one
         self._tail = (0, b"")  # and what they are in a record
         self._parts: dict[Message, range] = {}
-        self._residents = Residents()
 
     def add_parts(self, message: Message) -> None:
         """The body of a large message, ahead of everything else."""
@@ -167,7 +165,7 @@ class Packer:
         """Write what is alive of a blob anew, all of it into one blob, unless that is most of it."""
         if not victim.live_copies:
             return  # nothing is left by now
-        survivors = find_survivors(victim, payload, queues, self._residents)
+        survivors = find_survivors(victim, payload, queues)
         packed = [_pack_moved(survivor) for survivor in survivors]
         size = sum(len(head) + len(body) for head, body in packed)
         if victim.parts or size > len(payload) * SPARSE_SHARE:
@@ -184,7 +182,7 @@ class Packer:
                 if run is None:
                     lane.move_cold(publish.sequence, blob)
                 else:
-                    run.blob = blob
+                    run.move(blob)
             blob.add(len(lanes))
             victim.release(len(lanes))
             self._batch.copies_moved += len(lanes)
@@ -201,26 +199,11 @@ class Packer:
         self._room = self._payload_max_bytes
 
 
-class Residents:
-    """The runs in memory, by lane and blob; made lane by lane when first asked for."""
-
-    def __init__(self) -> None:
-        self._by_lane: dict[Lane, dict[StoredBlob, list[Run]]] = {}
-
-    def find(self, lane: Lane, sequence: int, blob: StoredBlob) -> Run | None:
-        """The run of this blob that holds the copy."""
-        by_blob = self._by_lane.get(lane)
-        if by_blob is None:
-            by_blob = self._by_lane[lane] = {}
-            for run in lane.resident.values():
-                by_blob.setdefault(run.blob, []).append(run)
-        return next((run for run in by_blob.get(blob, ()) if run.holds(sequence)), None)
-
-
-def find_survivors(
-    victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]", residents: Residents
-) -> list[Survivor]:
+def find_survivors(victim: StoredBlob, payload: bytes, queues: "Mapping[int, Queue]") -> list[Survivor]:
     """The messages of a blob that are alive, with the lanes where they are: in a run in memory, or cold."""
+    runs_by_lane: dict[Lane, list[Run]] = {}
+    for run in victim.runs or ():
+        runs_by_lane.setdefault(run.lane, []).append(run)
     survivors = []
     for record_type, start, end in iter_records(payload):
         if record_type not in HOLDS_MESSAGE:
@@ -238,9 +221,9 @@ def find_survivors(
                 publish = publish or records.unpack_publish(payload[start:end])
                 priority = queue.priority_of(read_facts(publish.properties))
             lane = queue.lane(priority)
-            run = residents.find(lane, sequence, victim)
-            if run is not None or lane.is_cold_in(sequence, victim):
-                alive.append((lane, run))
+            holder = next((run for run in runs_by_lane.get(lane, ()) if run.holds(sequence)), None)
+            if holder is not None or lane.is_cold_in(sequence, victim):
+                alive.append((lane, holder))
         if alive:
             survivors.append((publish or records.unpack_publish(payload[start:end]), alive))
     return survivors

@@ -7,9 +7,12 @@ dead, the cleaner moves what is left of sparse ones. Nothing here reads a blob.
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from ..queues.runs import NEVER
+
+if TYPE_CHECKING:
+    from ..queues.runs import Run
 
 RELEASES_MAX = 5000  # at once, about 2 ms
 SPARSE_SHARE = 0.5  # of its copies alive: below that a blob is worth cleaning
@@ -18,7 +21,7 @@ SPARSE_SHARE = 0.5  # of its copies alive: below that a blob is worth cleaning
 class StoredBlob:
     """One blob of the log, shared by the runs that lie in it."""
 
-    __slots__ = ("_blobs", "clean_below", "copies", "live_copies", "parts", "position", "size")
+    __slots__ = ("_blobs", "clean_below", "copies", "live_copies", "parts", "position", "runs", "size")
 
     def __init__(self, blobs: "Blobs", position: int) -> None:
         self._blobs = blobs
@@ -27,6 +30,7 @@ class StoredBlob:
         self.parts = range(0)  # positions of the blobs with the body of its one, large message
         self.copies = 0  # published in it
         self.live_copies = 0  # of them, those that no settle has ended
+        self.runs: set[Run] | None = None  # that lie in it, and of which copies are in memory
         self.clean_below = (
             0.0  # live copies; set anew when a look inside found more alive than the share says
         )
@@ -35,6 +39,19 @@ class StoredBlob:
         """So many copies were packed into it."""
         self.copies += count
         self.live_copies += count
+
+    def hold(self, run: "Run") -> None:
+        """Copies of this run, which lies in it, are in memory."""
+        if self.runs is None:  # most blobs of a long backlog never have one: an empty set takes 216 bytes
+            self.runs = set()
+        self.runs.add(run)
+
+    def let_go(self, run: "Run") -> None:
+        """None of them is any more, or the run lies in another blob now."""
+        assert self.runs is not None
+        self.runs.remove(run)
+        if not self.runs:
+            self.runs = None
 
     def release(self, count: int) -> None:
         """So many of its copies have ended, or lie in another blob now."""

@@ -114,6 +114,7 @@ class Journal:
         self.blobs.release_all(cold.live_by_position())
         for run in lane.resident.values():
             run.blob.release(run.live)
+            run.end()
         lane.resident.clear()
 
     def topology(self, packed: bytes) -> None:

@@ -133,6 +133,7 @@ class Lane:
         run.settle(sequences)
         if not run.live:
             del self.resident[run.first]
+            run.end()
             if run is self.open_run:
                 self.open_run = None
         returned = self.queue.returned
@@ -346,7 +347,8 @@ class Lane:
         copies = [copy for copy in ready if copy.run is run]
         if not copies or len(copies) < run.live:
             return ready
-        self.resident.pop(run.first, None)
+        del self.resident[run.first]
+        run.end()
         if run is self.open_run:
             self.open_run = None
         if self.cold is None:

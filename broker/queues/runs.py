@@ -56,6 +56,17 @@ class Run:
         self.live = live
         self.gone = gone
         self.expires_at = expires_at  # as in a row; it may be too early
+        blob.hold(self)
+
+    def move(self, blob: "StoredBlob") -> None:
+        """Its survivors lie in this blob from now on."""
+        self.blob.let_go(self)
+        self.blob = blob
+        blob.hold(self)
+
+    def end(self) -> None:
+        """Nothing of it is in memory any more, or alive."""
+        self.blob.let_go(self)
 
     def settle(self, sequences: Sequence[int]) -> None:
         """These copies are gone for good."""
