@@ -35,8 +35,8 @@ INTAKE_BYTES_PER_S = 16 * 1024 * 1024
 """Of all publishers together, while queues that have consumers are spilled.
 
 What goes over the disk costs five times as much of the loop as what does not. Publishers that do not wait for
-confirms would use it up, and their consumers never catch up: one that had slept for a second then got 10,000 to
-26,000 messages of 1 KiB a second, and gets 134,000 to 190,000 at this pace.
+confirms would use it up, and their consumers never catch up: one that had slept for a second then got 10,000
+to 26,000 messages of 1 KiB a second, and gets 134,000 to 190,000 at this pace.
 """
 
 Contents = tuple[bytes, list[QueuedMessage]]
