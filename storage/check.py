@@ -2,8 +2,8 @@
 
 It changes nothing, trusts nothing, and goes from the outside in, because what is inside cannot be touched
 safely when the outside is broken: the directory, LMDB's meta pages and file size, LMDB's page structure, the
-superblock and root row, then every row, blob and record. It never raises for bad data: everything wrong
-becomes a finding, a sentence that says what and where.
+superblock and root row, the tail, then every row, blob and record. It never raises for bad data: everything
+wrong becomes a finding, a sentence that says what and where.
 
 What records and checkpoints mean it does not know. Whoever does gets the log of each group to look into
 (`Inspect`), while it is checked, so that it is read once.
@@ -11,21 +11,22 @@ What records and checkpoints mean it does not know. Whoever does gets the log of
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, takewhile
+from itertools import chain, groupby, takewhile
 from pathlib import Path
 from typing import Any
 
 from .blob import CHAIN_START, Blob, chain_hash, decode_blob, iter_records
 from .directory import DataDirectory
-from .engine import Corrupt, EngineError
+from .engine import Append, Corrupt, EngineError
 from .lmdb_read import iter_chunks, join_chunks
 from .lmdb_rows import (
     BLOB_KEY_BYTES,
     EPOCH_PREFIX,
     KEY_ROOT,
     KEY_SUPERBLOCK,
+    KEY_TAIL,
     Root,
     blob_key,
     unpack_blob_key,
@@ -35,6 +36,7 @@ from .lmdb_rows import (
     unpack_meta,
 )
 from .lmdb_store import Store, read_meta_pages, verify_pages
+from .tail import TAIL_NAME, read_items
 
 FINDINGS_MAX = 100
 """One broken page can spoil thousands of blobs; the first findings say it all."""
@@ -102,8 +104,10 @@ def check_directory(path: Path, inspect: Inspect | None = None) -> Report:
     return report
 
 
-def check_store(path: Path, report: Report, inspect: Inspect | None = None) -> None:
-    """Check the LMDB store in a directory, adding to the report."""
+def check_store(
+    path: Path, report: Report, inspect: Inspect | None = None, *, tail: Path | None = None
+) -> None:
+    """Check the LMDB store in a directory, adding to the report. Its tail lies there, too, or at `tail`."""
     try:
         read_meta_pages(path).close()
         problems = verify_pages(path)
@@ -116,9 +120,10 @@ def check_store(path: Path, report: Report, inspect: Inspect | None = None) -> N
         report.add(str(error))
         return
     try:
-        root = store.check()
+        root, key = store.check(), store.tail_key()
+        waiting = [] if key is None else read_items(tail or path / TAIL_NAME, key, root.groups)
         with store.reading() as txn:
-            _Walk(store, txn, root, report, inspect).run()
+            _Walk(store, txn, root, waiting, report, inspect).run()
     except EngineError as error:
         report.add(str(error))
     finally:
@@ -128,10 +133,22 @@ def check_store(path: Path, report: Report, inspect: Inspect | None = None) -> N
 class _Walk:
     """One pass over all rows of a store."""
 
-    def __init__(self, store: Store, txn: Any, root: Root, report: Report, inspect: Inspect | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        txn: Any,
+        root: Root,
+        waiting: Iterable[Append],
+        report: Report,
+        inspect: Inspect | None,
+    ) -> None:
+        """`waiting`: what lies in the tail."""
         self._store = store
         self._txn = txn
         self._root = root
+        self._waiting: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        for item in waiting:
+            self._waiting[item.group].append((root.group(item.group).place(item), item.blob))
         self._report = report
         self._inspect = inspect
         # (fences, epochs) of each group, both rising: an epoch's positions lie behind its fence.
@@ -156,7 +173,7 @@ class _Walk:
                 self._report.add(str(error))
 
     def _check_state_row(self, key: bytes, value: bytes) -> None:
-        if key in {KEY_ROOT, KEY_SUPERBLOCK}:  # `Store.check` saw them
+        if key in {KEY_ROOT, KEY_SUPERBLOCK, KEY_TAIL}:  # they were looked at before
             return
         if not key.startswith(EPOCH_PREFIX):
             raise Corrupt(f"a row {key!r} does not belong into the state database")
@@ -178,7 +195,8 @@ class _Walk:
         blobs = self._checked_blobs(group, rows)
         checkpoint = self._read_checkpoint(group)
         if self._inspect is not None:
-            at, end = self._root.checkpoint(group).position, self._root.group(group).position
+            at = self._root.checkpoint(group).position
+            end = self._root.group(group).position + len(self._waiting[group])
             self._inspect(CheckedLog(group, self._report, at, checkpoint, end, self._tail(group), blobs))
         for _ in blobs:
             pass  # what nobody looked into is checked, too
@@ -189,7 +207,7 @@ class _Walk:
         # That the last one is there, and nothing behind it, `Store.check` has seen.
         expected, previous = 1, CHAIN_START
         needed_from = self._root.checkpoint(group).position + 1
-        for position, raw in _joined(rows):
+        for position, raw in chain(_joined(rows), self._waiting[group]):
             if position > max(expected, needed_from):
                 first = max(expected, needed_from)
                 self._report.add(f"group {group}: blobs are missing from position {first} to {position - 1}")
@@ -205,7 +223,8 @@ class _Walk:
     def _tail(self, group: int) -> Iterator[tuple[int, Blob]]:
         expected = self._root.checkpoint(group).position + 1
         rows = self._rows(self._store.log, blob_key(group, expected))
-        for position, raw in _joined(takewhile(lambda row: unpack_blob_key(row[0])[0] == group, rows)):
+        moved = _joined(takewhile(lambda row: unpack_blob_key(row[0])[0] == group, rows))
+        for position, raw in chain(moved, self._waiting[group]):
             if position != expected:
                 return
             try:

@@ -13,6 +13,7 @@ from .directory import DataDirectory
 from .engine import Corrupt
 from .lmdb_file import sync_path
 from .lmdb_store import Store
+from .tail import TAIL_NAME
 
 
 def compact_directory(path: Path) -> tuple[int, int]:
@@ -24,14 +25,15 @@ def compact_directory(path: Path) -> tuple[int, int]:
     """
     directory = DataDirectory.open(path, create=False)
     try:
-        _require_sound(directory.log)
+        tail = directory.log / TAIL_NAME  # it stays, and goes on to be that of the copy
+        _require_sound(directory.log, tail)
         store = Store.open(directory.log, readonly=True)
         try:
             directory.make_new_log()
             store.copy_compacted(directory.new_log)
         finally:
             store.close()
-        _require_sound(directory.new_log)
+        _require_sound(directory.new_log, tail)
         if failpoints.armed:
             failpoints.hit("during_compact")
         old, new = directory.log / "data.mdb", directory.new_log / "data.mdb"
@@ -44,8 +46,8 @@ def compact_directory(path: Path) -> tuple[int, int]:
         directory.close()
 
 
-def _require_sound(path: Path) -> None:
+def _require_sound(path: Path, tail: Path) -> None:
     report = Report()
-    check_store(path, report)
+    check_store(path, report, tail=tail)
     if not report.is_sound:
         raise Corrupt(f"{report.findings[0]} (run `leveret check` to see all)")

@@ -1,14 +1,15 @@
 """The LMDB engine: every group's log in one file, and every returned position on the disk.
 
-LMDB is used as an atomic, fsynced container of blobs, not as an index of messages. Four databases:
+LMDB is used as an atomic, fsynced container of blobs, not as an index of messages. Small appends come into it
+by way of the tail (`tail.py`). Four databases:
 
     log         (group, position) -> blob, exactly as given
     checkpoint  (group, generation, number) -> chunk
     meta        key -> sealed (revision, value): the compare-and-set store
-    state       the superblock, the root row, one row per epoch
+    state       the superblock, the root row, the tail's key, one row per epoch
 
-Threads: one writer runs all write transactions, one reader all read transactions, each short; the loop's
-thread touches no page of the map. Whatever waits for the writer shares one transaction, and so one fsync.
+Threads: one writer runs all write transactions and writes the tail, one reader all read transactions, each
+short; the loop's thread touches no page of the map. Whatever waits for the writer shares one transaction.
 
 A commit that failed may have happened or not: the engine is then over, every later call answers `Ambiguous`,
 and opening the store anew is the one way to find out.
@@ -17,6 +18,8 @@ and opening the store anew is the one way to find out.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +43,7 @@ from .engine import (
     Revision,
     Unavailable,
 )
+from .lmdb_file import sync_path
 from .lmdb_read import (
     join_chunks,
     read_blobs,
@@ -54,6 +58,7 @@ from .lmdb_room import NoRoom
 from .lmdb_rows import Root
 from .lmdb_store import MAP_BYTES, Store, create_store, read_meta_pages, translate, verify_pages
 from .lmdb_write import CHECKPOINT_BYTES_PER_COMMIT, CHUNK_BYTES, PIECE_BYTES, Write
+from .tail import TAIL_NAME, Tail, make_tail, new_key, read_items
 from .worker import Job, Worker, run_each
 
 BLOB_MAX_BYTES = 64 * 4096 - 16
@@ -101,6 +106,7 @@ class LmdbEngine:
         self._root = Root()  # as of the last commit; replaced by the writer thread, never changed
         self._directory: DataDirectory | None = None
         self._store: Store | None = None
+        self._tail: Tail | None = None  # belongs to the writer thread
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._checkpointing = asyncio.Lock()
@@ -121,8 +127,13 @@ class LmdbEngine:
             if self._store is None or self._directory is None or self._writer is None or self._reader is None:
                 return
             writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+            assert self._tail is not None
+            if self._tail.is_known or self._tail.items:
+                with suppress(EngineError):  # what is left in it is for the next start
+                    await writer.submit(Write.end_tail)
             await writer.stop()
             await reader.stop()
+            self._tail.close()
             self._store.close()
             self._directory.close()
             self._store = None
@@ -132,13 +143,14 @@ class LmdbEngine:
 
     async def append(self, items: Sequence[Append], *, urgent: bool = False) -> list[Position | EngineError]:
         try:
-            return await self._write(lambda write: write.append(items, urgent=urgent))
+            return await self._write(_Appending(items, urgent))
         except EngineError as error:
             return [error] * len(items)
 
     async def read(
         self, group: int, after: Position, upto: Position | None = None
     ) -> AsyncIterator[tuple[Position, bytes]]:
+        await self._bring_up()
         end = upto
         while end is None or after < end:
             found, end = await self._read(partial(read_blobs, group, after, end))
@@ -153,9 +165,12 @@ class LmdbEngine:
         return blob
 
     async def read_many(self, group: int, positions: Sequence[Position]) -> list[bytes | None]:
+        if positions and max(positions) > self._root.group(group).position:
+            await self._bring_up()
         return await self._read(partial(read_many, group, positions))
 
     async def blobs(self, group: int) -> list[tuple[Position, int]]:
+        await self._bring_up()
         found: list[tuple[Position, int]] = []
         while some := await self._read(partial(read_sizes, group, found[-1][0] if found else BEGINNING)):
             found += some
@@ -233,7 +248,14 @@ class LmdbEngine:
         return await self._write(lambda write: write.meta_cas(key, value, revision))
 
     async def stats(self) -> EngineStats:
-        return await self._read(partial(read_stats, self._commits, self._last_commit_ms))
+        found = await self._read(partial(read_stats, self._commits, self._last_commit_ms))
+        waiting = 0 if self._tail is None else self._tail.bytes
+        return replace(found, used_bytes=found.used_bytes + waiting, log_bytes=found.log_bytes + waiting)
+
+    async def _bring_up(self) -> None:
+        """See that LMDB has what the tail has."""
+        if self._tail is not None and self._tail.items:
+            await self._write(lambda _: None)
 
     # On the writer thread
 
@@ -265,25 +287,73 @@ class LmdbEngine:
         except NoRoom:
             return Full(f"{self._path}: the store is full")
 
+    def _append_to_tail(self, operations: Sequence[Job]) -> list[object] | None:
+        """The answers of operations that are small appends; None if they have to go to LMDB at once."""
+        tail, store = self._tail, self._store
+        assert tail is not None
+        assert store is not None
+        appends = [operation for operation in operations if isinstance(operation, _Appending)]
+        items = [item for append in appends for item in append.items]
+        size = sum(len(item.blob) for item in items)
+        if not tail.is_known or len(appends) < len(operations) or any(append.urgent for append in appends):
+            return None
+        started = time.perf_counter()
+        if not store.room.has_ahead(tail.bytes + size):
+            return None
+        if failpoints.armed:
+            failpoints.hit("put")
+            failpoints.hit("before_commit")
+        try:
+            positions = tail.place(items, self._root.groups)
+            if positions is None:
+                return None
+            if failpoints.armed:
+                failpoints.hit("after_commit_before_confirm")
+        except OSError as error:
+            self._end_in_doubt(error)
+            return [self._failure] * len(operations)
+        self._note_commit(started)
+        answers = iter(positions)
+        return [[next(answers) for _ in append.items] for append in appends]
+
+    def _end_in_doubt(self, error: Exception) -> None:
+        self._failure = Ambiguous(
+            f"{self._path}: a commit failed, and may have happened or not; open the store anew: {error}"
+        )
+
+    def _note_commit(self, started: float) -> None:
+        if self._sync_delay_s:
+            time.sleep(self._sync_delay_s)
+        self._commits += 1
+        self._last_commit_ms = (time.perf_counter() - started) * 1000
+
     def _commit(self, operations: Sequence[Job], *, in_need: bool = False) -> list[object]:
         """Run operations in one transaction. Raises NoRoom; any other error ends the engine."""
         if self._failure is None:
             try:
-                return self._try_commit(operations, in_need)
+                answers = None if in_need else self._append_to_tail(operations)
+                return self._try_commit(operations, in_need) if answers is None else answers
             except (lmdb.Error, OSError) as error:
                 self._failure = translate(error, self._path)
         return [self._failure] * len(operations)
 
     def _try_commit(self, operations: Sequence[Job], in_need: bool) -> list[object]:
         started = time.perf_counter()
+        tail = self._tail
         assert self._store is not None
+        assert tail is not None
         txn = self._store.begin(in_need=in_need)
         write = Write(self._store, txn, self._root, in_pieces=in_need)
+        key = None
         try:
+            write.move_tail(tail.items)
             answers = [_answer(operation, write) for operation in operations]
             if not write.changed:
                 txn.abort()
                 return answers
+            if tail.items or write.ends_tail or not tail.is_known:
+                key = b"" if write.ends_tail else new_key()
+                write.put_tail_key(key)
             write.put_root()
             if failpoints.armed:
                 failpoints.hit("before_commit")
@@ -304,15 +374,12 @@ class LmdbEngine:
             raise NoRoom from error
         except (lmdb.Error, OSError) as error:
             txn.abort()
-            self._failure = Ambiguous(
-                f"{self._path}: a commit failed, and may have happened or not; open the store anew: {error}"
-            )
+            self._end_in_doubt(error)
             return [self._failure] * len(operations)
         self._root = write.root
-        if self._sync_delay_s:
-            time.sleep(self._sync_delay_s)
-        self._commits += 1
-        self._last_commit_ms = (time.perf_counter() - started) * 1000
+        if key is not None:
+            tail.clear(key)
+        self._note_commit(started)
         return answers
 
     # On the reader thread
@@ -338,6 +405,7 @@ class LmdbEngine:
             store = Store.open(directory.log, self._map_bytes)
             try:
                 self._root = store.check()
+                self._tail = _open_tail(store, self._root)
             except BaseException:
                 store.close()
                 raise
@@ -345,6 +413,26 @@ class LmdbEngine:
             directory.close()
             raise
         self._directory, self._store = directory, store
+
+
+@dataclass(frozen=True, slots=True)
+class _Appending:
+    """An operation that may go to the tail."""
+
+    items: Sequence[Append]
+    urgent: bool
+
+    def __call__(self, write: Write) -> list[Position | EngineError]:
+        return write.append(self.items, urgent=self.urgent)
+
+
+def _open_tail(store: Store, root: Root) -> Tail:
+    path, key = store.path / TAIL_NAME, store.tail_key()
+    items = [] if key is None else read_items(path, key, root.groups)
+    if not path.exists():  # or the store was copied without it, empty
+        make_tail(path)
+        sync_path(store.path)
+    return Tail(path, items)
 
 
 def _verify_pages(path: Path) -> None:

@@ -118,6 +118,10 @@ class Room:
         if not fits:
             raise NoRoom
 
+    def has_ahead(self, size: int) -> bool:
+        """Between transactions: whether one that appends this much would certainly fit."""
+        return not self._is_cut and self._allocate(self._end + size + self.reserve_bytes)
+
     def touch(self, size: int) -> None:
         """This transaction touches about this much of the map."""
         self._touched += size

@@ -18,6 +18,10 @@ from .group import GroupState
 
 KEY_ROOT = b"root"
 KEY_SUPERBLOCK = b"superblock"
+KEY_TAIL = b"tail"
+"""Its row holds the key of the frames in the tail; without it there are none."""
+
+TAIL_KEY_BYTES = 16
 EPOCH_PREFIX = b"epoch"
 
 _BLOB_KEY = struct.Struct(">IQ")  # group, position

@@ -25,6 +25,7 @@ from .lmdb_room import Room
 from .lmdb_rows import (
     KEY_ROOT,
     KEY_SUPERBLOCK,
+    KEY_TAIL,
     Root,
     Stamp,
     blob_key,
@@ -36,6 +37,7 @@ from .lmdb_rows import (
     unseal,
 )
 from .lmdb_tree import Tree
+from .tail import TAIL_NAME, make_tail
 
 FORMAT = 1
 """Version of the store's layout (databases, keys, rows); `blob.VERSION` is the blobs' own."""
@@ -188,6 +190,12 @@ class Store:
             raise Corrupt(f"{self.path}: the root row is missing")
         return unpack_root(value)
 
+    def tail_key(self) -> bytes | None:
+        """What the frames in the tail must carry; None if it holds nothing. Raises Corrupt."""
+        with self.reading() as txn:
+            value = txn.get(KEY_TAIL, db=self.state)
+        return None if value is None else unseal("the tail's key", KEY_TAIL, value)
+
     def check(self) -> Root:
         """See that this is our store, its newest state, and whole at its end.
 
@@ -243,6 +251,7 @@ def create_store(directory: DataDirectory) -> None:
             txn.put(KEY_SUPERBLOCK, seal(KEY_SUPERBLOCK, json.dumps(superblock).encode()), db=store.state)
             txn.put(KEY_ROOT, pack_root(Root(), store.stamp(txn)), db=store.state)
         store.close()
+        make_tail(path / TAIL_NAME)
         # LMDB syncs what it commits, but neither the meta pages it began with nor the directory entries.
         sync_path(path / "data.mdb")
         sync_path(path)

@@ -16,6 +16,7 @@ from .group import fenced
 from .lmdb_room import DROP_TOUCHES_BYTES
 from .lmdb_rows import (
     KEY_ROOT,
+    KEY_TAIL,
     CheckpointEntry,
     Root,
     blob_key,
@@ -25,6 +26,7 @@ from .lmdb_rows import (
     pack_meta,
     pack_root,
     piece_key,
+    seal,
     unpack_blob_key,
     unpack_chunk_key,
     unpack_epoch,
@@ -53,6 +55,7 @@ class Write:
         """With `in_pieces`, blobs are cut so that each part fits into any free page."""
         self.root = root.copy()
         self.changed = False
+        self.ends_tail = False
         self._store = store
         self._txn = txn
         self._in_pieces = in_pieces
@@ -60,6 +63,24 @@ class Write:
     def put_root(self) -> None:
         """The last operation of every transaction that changed something."""
         self._txn.put(KEY_ROOT, pack_root(self.root, self._store.stamp(self._txn)), db=self._store.state)
+
+    def move_tail(self, items: Sequence[Append]) -> None:
+        """Append what lies in the tail: it is durable already, so it may use what is kept in reserve."""
+        for answer in self.append(items, urgent=True) if items else ():
+            if isinstance(answer, EngineError):
+                raise answer
+
+    def put_tail_key(self, key: bytes) -> None:
+        """From now on frames in the tail must carry this key, or with an empty one there are none."""
+        if key:
+            self._txn.put(KEY_TAIL, seal(KEY_TAIL, key), db=self._store.state)
+        else:
+            self._txn.delete(KEY_TAIL, db=self._store.state)
+        self.changed = True
+
+    def end_tail(self) -> None:
+        """Nothing more will go there: the store is whole without it."""
+        self.ends_tail = self.changed = True
 
     def touch(self) -> None:
         """Change nothing, yet commit."""

@@ -1,9 +1,9 @@
 """Group commit: takes what the journal has pending, makes it durable with one append, then lets it be
 confirmed.
 
-There is no timer: while one batch is on its way to the disk, the next one gathers. Every confirm goes this
-way, also one that has nothing to store, so confirms never overtake each other. Checkpoints and cleaning go on
-beside it.
+While one batch is on its way to the disk, the next one gathers: what somebody waits for never waits for a
+timer. Acks alone do, for a moment. Every confirm goes this way, also one that has nothing to store, so
+confirms never overtake each other. Checkpoints and cleaning go on beside it.
 
 Any error of the engine is fatal: nothing of that batch is confirmed, `run` raises, the server ends the
 process, and the next start recovers. After a failed fsync nobody knows what the disk holds, so a retry would
@@ -26,6 +26,12 @@ from .checkpointer import Checkpointer
 from .cleaner import Cleaner
 from .log import LogTail
 
+ACKS_WAIT_S = 0.005
+"""Until acks are committed, unless there is something else to commit.
+
+Nobody is told when an ack is durable. A publisher that waits for each confirm met the commit of the ack
+before: every second commit was for nothing but one ack (its rate: 1.25 times what it was).
+"""
 LANES_AT_ONCE = 256  # looked at before others get their turn
 WORTH_RECLAIMING_BYTES = 1024 * 1024  # of dead blobs, while the disk is low
 PARTS_AT_ONCE = 16  # blobs of a large message in one append: 4 MiB
@@ -50,12 +56,15 @@ class Committer:
         self._upkeep: asyncio.Task[None] | None = None  # writes a checkpoint, drops, cleans
         self._committing = asyncio.Lock()
         self._wakeup = asyncio.Event()
+        self._acks_timer: asyncio.TimerHandle | None = None
         self._closing = False
 
     def kick(self) -> None:
         """The end of a turn: there may be something to commit."""
-        if self._journal.has_pending or self._must_make_room:
+        if self._journal.is_awaited or self._must_make_room:
             self._wakeup.set()
+        elif self._journal.has_pending and self._acks_timer is None:
+            self._acks_timer = asyncio.get_running_loop().call_later(ACKS_WAIT_S, self._wakeup.set)
 
     async def run(self) -> None:
         """Commit until closed. Raises EngineError when a commit or a checkpoint failed."""
@@ -65,9 +74,13 @@ class Committer:
             await self._wakeup.wait()
             self._wakeup.clear()
             self._keep_up()
-            while self._journal.has_pending or self._checkpointer.is_walking or self._must_make_room:
+            if self._journal.has_pending:
                 await self.commit()
+            while self._journal.is_awaited or self._checkpointer.is_walking or self._must_make_room:
                 self._keep_up()
+                await self.commit()
+            self._keep_up()
+            self.kick()
         if self._upkeep is not None:
             await self._upkeep
 
@@ -126,6 +139,9 @@ class Committer:
             await self._commit(whole_checkpoint)
 
     async def _commit(self, whole_checkpoint: bool) -> None:
+        if self._acks_timer is not None:
+            self._acks_timer.cancel()
+            self._acks_timer = None
         batch = self._journal.take(self._tail.position + 1, self._durable_queues)
         items = self._encode(batch)
         self._walk(whole_checkpoint)

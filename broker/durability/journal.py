@@ -170,10 +170,13 @@ class Journal:
 
     @property
     def has_pending(self) -> bool:
+        return bool(self._settled or self._requeued or self.is_awaited)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody may wait for what is pending: all of it but settles and requeues."""
         return bool(
             self._entries
-            or self._settled
-            or self._requeued
             or self._confirms
             or self._waiting
             or self._purges

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from checker import LOST
-from power_cut import UNSYNCED_BROKER, run
+from power_cut import UNSYNCED_BROKER, UNSYNCED_TAIL_BROKER, run
 from power_cut_judge import UNREADABLE
 
 POWER_CUTS = int(os.environ.get("LEVERET_POWER_CUTS", "200"))
@@ -44,3 +44,11 @@ def test_the_experiment_sees_it_when_nothing_is_synced() -> None:
     assert sound < 30, str(outcome)
     assert lost > 5, str(outcome)
     assert outcome.verdicts[UNREADABLE] > 5, str(outcome)
+
+
+def test_the_experiment_sees_it_when_the_tail_is_not_synced() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        outcome = run(Path(directory), 60, seed=1, lives=1, jobs=2, broker=UNSYNCED_TAIL_BROKER)
+
+    assert not outcome.ok
+    assert outcome.verdicts["sound"] < 57, str(outcome)

@@ -37,6 +37,7 @@ MISBEHAVED = "misbehaved"
 
 BROKER = (sys.executable, str(Path(__file__).with_name("power_cut_broker.py")))
 UNSYNCED_BROKER = (*BROKER, "--unsynced")
+UNSYNCED_TAIL_BROKER = (*BROKER, "--unsynced-tail")
 
 LIVES = 4
 """So often the broker starts in one experiment."""

@@ -1,7 +1,7 @@
 """`leveret` as the power-cut experiment runs it: what takes gigabytes elsewhere happens all the time.
 
 Little of a queue stays in memory, and few dead bytes are enough for cleaning. With `--unsynced` as the first
-argument LMDB syncs nothing: what the experiment must not let pass.
+argument LMDB syncs nothing, with `--unsynced-tail` the tail does not: what the experiment must not let pass.
 """
 
 import sys
@@ -13,8 +13,9 @@ import lmdb
 from leveret.broker.cli import main
 from leveret.broker.durability import cleaner
 from leveret.broker.queues import lane, windows
+from leveret.storage import tail
 
-UNSYNCED = "--unsynced"
+UNSYNCED, UNSYNCED_TAIL = "--unsynced", "--unsynced-tail"
 BOUNDS: tuple[tuple[ModuleType, str, int], ...] = (
     (cleaner, "SLACK_BYTES", 100_000),
     (windows, "WINDOW_BYTES", 10_000),
@@ -30,4 +31,7 @@ if sys.argv[1] == UNSYNCED:
     del sys.argv[1]
     open_environment: Any = lmdb.open
     lmdb.open = lambda *arguments, **options: open_environment(*arguments, **options | {"sync": False})  # type: ignore[assignment]
+elif sys.argv[1] == UNSYNCED_TAIL:
+    del sys.argv[1]
+    tail.SYNCED = 0
 main()

@@ -111,8 +111,8 @@ def test_no_flipped_flag_of_a_database_hides_what_is_in_it(store: DamagedStore, 
 def test_the_checker_finds_damage_that_recovery_does_not_meet(store: DamagedStore) -> None:
     # A blob below the checkpoint: recovery has no need of it, its queue will.
     blob = next(blob for position, blob in _all_blobs(store).items() if position == 3)
-    at = store.sound.index(blob)
-    store.damage(flip(store.sound, (at + len(blob) - 1) * 8))
+    other = flip(blob, (len(blob) - 1) * 8)
+    store.damage(store.sound.replace(blob, other))  # where it lies, and where earlier transactions had it
     assert store.outcome() == "recovered"
     (finding,) = check_directory(store.path).findings
     assert finding.startswith("group 0, position 3: the blob's CRC is")

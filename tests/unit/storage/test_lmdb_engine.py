@@ -23,6 +23,7 @@ from leveret.storage.engine import Ambiguous, Corrupt, Position, Unavailable
 from leveret.storage.lmdb import LmdbEngine
 from leveret.storage.lmdb_rows import EPOCH_PREFIX
 from leveret.storage.lmdb_store import Store, read_meta_pages
+from leveret.storage.tail import APPEND_BYTES_MAX
 
 
 @pytest.fixture
@@ -197,7 +198,8 @@ class TestCommit:
             raise error("injected")
 
         monkeypatch.setattr("leveret.storage.lmdb_write.Write.put_root", fail)
-        assert isinstance((await engine.append([owner.make()]))[0], expected)
+        large = owner.make(bytes(APPEND_BYTES_MAX))  # for LMDB, not for the tail
+        assert isinstance((await engine.append([large]))[0], expected)
         monkeypatch.undo()
         with pytest.raises(expected, match="injected"):
             await engine.stats()

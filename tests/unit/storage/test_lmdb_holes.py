@@ -12,6 +12,7 @@ from log_owner import LogOwner, read_all
 from leveret.storage import lmdb_holes, lmdb_room
 from leveret.storage.engine import LogEngine, Position
 from leveret.storage.lmdb_file import punch_hole
+from leveret.storage.tail import APPEND_BYTES_MAX
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -96,7 +97,7 @@ async def test_holes_are_filled_before_the_disk_is_full(
     file = kit.path / "log" / "data.mdb"
     assert os.stat(file).st_blocks * 512 < os.stat(file).st_size
     monkeypatch.setattr(lmdb_room, "FILL_BELOW_BYTES", 2**62)
-    await owner.append(b"1")
+    await owner.append(bytes(APPEND_BYTES_MAX))  # more than the tail takes
     assert os.stat(file).st_blocks * 512 >= os.stat(file).st_size
     live = {at: blob for at, blob in (await read_all(engine)).items() if at in live}
     assert len(live) == 1

@@ -1,0 +1,210 @@
+"""The tail of the log: small appends that LMDB does not have yet, in a file that is written from its front
+again and again.
+
+LMDB syncs the disk twice for every commit, the pages and then the meta page that makes them count. A small
+append goes to the tail first, as one frame with one sync, and is durable with that. What lies in the tail
+moves to LMDB with the next transaction, whatever that is for, and at the latest when the tail has no room:
+the blobs, and a new *key* for the tail, in one commit. Only frames with the key that LMDB holds mean
+anything, so a move empties the tail in the same instant.
+
+    frame:  "LVTL" | CRC u32 of all that follows | key 16 | payload length u32 | payload | zeros
+            A payload is blobs, each behind its length (u32). Frames begin at multiples of ALIGN_BYTES.
+
+The key is random: no message body can pass for a frame. A last frame that is not whole is an append that the
+crash has interrupted; a whole one behind it shows that it was not the last.
+
+The writer thread of the engine owns it.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import google_crc32c
+
+from . import failpoints
+from .blob import decode_blob
+from .directory import FILE_MODE
+from .engine import Append, Corrupt, Position
+from .group import GroupState
+from .lmdb_file import sync_path
+from .lmdb_rows import TAIL_KEY_BYTES
+
+TAIL_NAME = "tail"
+"""Of the file, beside LMDB's."""
+
+FILE_BYTES = 1024 * 1024
+"""Written once when it is made: a sync then need not note that blocks came into use (205 -> 145 us)."""
+
+ALIGN_BYTES = 4096
+"""A frame shares no page with another one, so a write that fails half way harms no other."""
+
+APPEND_BYTES_MAX = 64 * 1024
+"""A larger append goes to LMDB at once: its second sync weighs less than to write everything twice."""
+
+SYNCED = os.O_DSYNC
+"""A write returns when its bytes are on the disk."""
+
+_MAGIC = b"LVTL"
+_START = struct.Struct(">4sI")
+_BODY = struct.Struct(f">{TAIL_KEY_BYTES}sI")
+_LENGTH = struct.Struct(">I")
+HEADER_BYTES = _START.size + _BODY.size
+
+
+class Tail:
+    """The open file, and what of it is not in LMDB."""
+
+    def __init__(self, path: Path, items: Sequence[Append]) -> None:
+        """Open the file, of which these items were read. It takes no more before LMDB has them, and a key."""
+        self.items = list(items)
+        """What LMDB does not have yet, in order."""
+        self.bytes = sum(len(item.blob) for item in items)
+        self.groups: dict[int, GroupState] = {}
+        """With that, the groups that are beyond what LMDB says."""
+        self._key = b""
+        self._end = 0
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | SYNCED)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether LMDB has its key."""
+        return bool(self._key)
+
+    def place(self, items: Sequence[Append], groups: Mapping[int, GroupState]) -> list[Position] | None:
+        """Write blobs to where they follow LMDB's `groups`; durable, if it answers their positions.
+
+        None: it takes only what is small, in order, and new, and has no room for everything. Raises OSError
+        when nobody knows whether they are there.
+        """
+        states = dict(self.groups)
+        positions = []
+        for item in items:
+            state = states.get(item.group) or groups.get(item.group)
+            if state is None or state.refusal(item) is not None or state.is_repeat(item):
+                return None
+            positions.append(state.place(item))
+            states[item.group] = state.append(item.blob)
+        return positions if self._write(items, states) else None
+
+    def _write(self, items: Sequence[Append], states: dict[int, GroupState]) -> bool:
+        size = sum(len(item.blob) for item in items)
+        if size > APPEND_BYTES_MAX:
+            return False
+        frame = _pack(self._key, [item.blob for item in items])
+        if self._end + len(frame) > FILE_BYTES:
+            return False
+        if failpoints.armed:
+            failpoints.hit("commit")
+        try:
+            is_whole = os.pwrite(self._descriptor, frame, self._end) == len(frame)
+        except OSError as error:  # a file system that never writes in place needs room even for this
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            is_whole = False
+        if not is_whole:
+            self._key = b""  # what was written of it must never count: LMDB is to give out another key
+            return False
+        self._end += len(frame)
+        self.groups = states
+        self.items += items
+        self.bytes += size
+        return True
+
+    def clear(self, key: bytes) -> None:
+        """LMDB has everything, durably, and this key for what comes next; an empty one if nothing will."""
+        self._key = key
+        self._end = self.bytes = 0
+        self.items, self.groups = [], {}
+
+
+def new_key() -> bytes:
+    return os.urandom(TAIL_KEY_BYTES)
+
+
+def make_tail(path: Path) -> None:
+    """Make the file, durably, but for its entry in the directory. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(bytes(FILE_BYTES))
+    sync_path(path)
+
+
+def read_items(path: Path, key: bytes, groups: Mapping[int, GroupState]) -> list[Append]:
+    """What the frames with this key hold, in order. It follows LMDB's `groups`.
+
+    Raises:
+        Corrupt: the file is missing, or a frame that was not the last one is damaged, or they do not follow.
+    """
+    states = dict(groups)
+    items = []
+    for raw in _read_blobs(path, key):
+        blob = decode_blob(raw)
+        item = Append(blob.group, blob.epoch, blob.idx, raw)
+        state = states.get(item.group, GroupState())
+        if state.refusal(item) is not None or state.is_repeat(item) or state.chain != blob.previous:
+            raise Corrupt(
+                f"{path}: the blob of group {item.group}, epoch {item.epoch}, idx {item.idx} does not follow "
+                f"the log, which ends at idx {state.idx} of epoch {state.epoch}"
+            )
+        states[item.group] = state.append(raw)
+        items.append(item)
+    return items
+
+
+def _read_blobs(path: Path, key: bytes) -> list[bytes]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Corrupt(
+            f"{path} cannot be read, and with it the last appends of the log: {error.strerror}"
+        ) from error
+    payloads: list[bytes] = []
+    offset = 0
+    while (payload := _payload_at(data, offset, key)) is not None:
+        payloads.append(payload)
+        offset += _aligned(HEADER_BYTES + len(payload))
+    for later in range(offset + ALIGN_BYTES, len(data), ALIGN_BYTES):
+        if _payload_at(data, later, key) is not None:
+            raise Corrupt(f"{path}: the frame at byte {offset} is damaged, and one behind it is not")
+    return [blob for payload in payloads for blob in _split(payload)]
+
+
+def _pack(key: bytes, blobs: Iterable[bytes]) -> bytes:
+    payload = b"".join([piece for blob in blobs for piece in (_LENGTH.pack(len(blob)), blob)])
+    body = _BODY.pack(key, len(payload))
+    crc = google_crc32c.extend(google_crc32c.value(body), payload)
+    frame = b"".join((_START.pack(_MAGIC, crc), body, payload))
+    return frame.ljust(_aligned(len(frame)), b"\0")
+
+
+def _payload_at(data: bytes, offset: int, key: bytes) -> bytes | None:
+    """Of the frame that begins here, if there is a whole one with this key."""
+    if offset + HEADER_BYTES > len(data):
+        return None
+    magic, crc = _START.unpack_from(data, offset)
+    found, length = _BODY.unpack_from(data, offset + _START.size)
+    end = offset + HEADER_BYTES + length
+    if magic != _MAGIC or found != key or end > len(data):
+        return None
+    if google_crc32c.value(data[offset + _START.size : end]) != crc:
+        return None
+    return data[offset + HEADER_BYTES : end]
+
+
+def _split(payload: bytes) -> Iterator[bytes]:
+    offset = 0
+    while offset < len(payload):
+        (length,) = _LENGTH.unpack_from(payload, offset)
+        offset += _LENGTH.size
+        yield payload[offset : offset + length]
+        offset += length
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN_BYTES) * ALIGN_BYTES
