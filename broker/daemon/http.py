@@ -4,6 +4,7 @@
 - `/readyz`: clients are served. 503 during recovery, after a failed commit and while stopping: do not route
   to it.
 - `/metrics`: Prometheus; `/metrics/per-object` has a series per queue.
+- `/queues`: what is in each queue, as JSON; `leveret queues` asks for it. 503 as long as `/readyz` is.
 - `/`: a page for a person with a browser, with links to all of these.
 
 Errors are JSON: `{"error": "not_ready", "reason": "..."}`. For a wrong path they list the `paths` that exist.
@@ -22,6 +23,7 @@ from leveret.version import __version__
 
 from .loop_lag import LoopLag
 from .metrics import BrokerFacts, Metrics
+from .queue_list import queue_list
 from .queue_metrics import per_queue_text
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -60,6 +62,7 @@ class HttpServer:
             Endpoint("/readyz", self._readyz, "are clients served?"),
             Endpoint("/metrics", self._aggregated_metrics, "the broker's metrics, for Prometheus"),
             Endpoint("/metrics/per-object", self._per_queue_metrics, "the metrics of each queue"),
+            Endpoint("/queues", self._queues, "what is in each queue, as JSON"),
         )
         self._page = _page(endpoints)
         app = web.Application(middlewares=[_errors_as_json])
@@ -89,7 +92,7 @@ class HttpServer:
     async def _readyz(self, _: web.Request) -> web.Response:
         if self._server.is_ready:
             return web.json_response({"status": "ok"})
-        return _error(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the broker is starting or stopping")
+        return _not_ready()
 
     async def _aggregated_metrics(self, _: web.Request) -> web.Response:
         text = await self._metrics.aggregated(await self._log_stats(), self._server.is_ready)
@@ -106,6 +109,12 @@ class HttpServer:
         text = per_queue_text(self._broker.vhosts)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def _queues(self, _: web.Request) -> web.Response:
+        if not self._server.is_ready:
+            return _not_ready()  # during recovery, some of the queues would look like all of them
+        text = queue_list(self._broker.vhosts)
+        return web.Response(body=text, headers={"Content-Type": "application/json"})
+
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -120,6 +129,10 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
+
+
+def _not_ready() -> web.Response:
+    return _error(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the broker is starting or stopping")
 
 
 def _error(status: HTTPStatus, error: str, reason: str, **facts: object) -> web.Response:

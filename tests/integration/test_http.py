@@ -12,7 +12,7 @@ from leveret.broker.daemon.http import HttpServer
 from leveret.storage.engine import Unavailable
 from leveret.version import __version__
 
-PATHS = ["/healthz", "/readyz", "/metrics", "/metrics/per-object"]
+PATHS = ["/healthz", "/readyz", "/metrics", "/metrics/per-object", "/queues"]
 
 
 @pytest.fixture
@@ -55,6 +55,14 @@ async def test_metrics_are_prometheus_text(session: ClientSession, path: str) ->
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     assert "# TYPE leveret_queue" in await answer.text()
+
+
+async def test_queues_are_json_once_all_are_there(session: ClientSession, server: FakeServer) -> None:
+    answer = await session.get("/queues")
+    assert (answer.status, await answer.json()) == (200, [])
+    server.is_ready = False
+    answer = await session.get("/queues")
+    assert (answer.status, (await answer.json())["error"]) == (503, "not_ready")
 
 
 async def test_metrics_outlive_a_failed_log(session: ClientSession, server: FakeServer) -> None:
