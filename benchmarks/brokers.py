@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -23,12 +24,31 @@ class BrokerFailed(Exception):
     """A broker did not start or died; the message ends with what it wrote."""
 
 
-class Broker:
-    """One run of a broker; a context manager. Subclasses say how it is started."""
+class Broker(ABC):
+    """One run of a broker; a context manager."""
 
-    name = ""
     outlives_its_run = False
     """Whoever used it has to tidy up."""
+
+    @abstractmethod
+    def __enter__(self) -> Self: ...
+
+    @abstractmethod
+    def __exit__(self, *_: object) -> None: ...
+
+    @property
+    @abstractmethod
+    def address(self) -> Address: ...
+
+    @abstractmethod
+    def usage(self) -> Usage:
+        """Of all its processes."""
+
+
+class OwnBroker(Broker):
+    """Starts with its run, and is gone with it. Subclasses say how it is started."""
+
+    name: str
 
     def __init__(self, directory: Path, env: dict[str, str]) -> None:
         self.directory = directory
@@ -37,8 +57,8 @@ class Broker:
         self._log = directory / "output"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def command(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def command(self) -> list[str]: ...
 
     def environment(self) -> dict[str, str]:
         return {}
@@ -70,7 +90,6 @@ class Broker:
         return Address(self.port)
 
     def usage(self) -> Usage:
-        """Of all its processes."""
         assert self._process is not None
         return usage_of_family(self._process.pid)
 
@@ -90,7 +109,7 @@ class Broker:
         self._process.wait(STOP_TIMEOUT_S)
 
 
-class Leveret(Broker):
+class Leveret(OwnBroker):
     """This project's broker, as a user starts it: the one that is installed, or of another source tree."""
 
     name = "leveret"
@@ -111,7 +130,7 @@ class Leveret(Broker):
         return {"PYTHONPATH": str(self._source / "src")} if self._source else {}
 
 
-class RabbitMQ(Broker):
+class RabbitMQ(OwnBroker):
     """RabbitMQ with its default settings, except for where its files lie and where it listens."""
 
     name = "rabbitmq"
@@ -149,11 +168,9 @@ class RabbitMQ(Broker):
 class Running(Broker):
     """A broker that somebody else started; nothing is known of its processes."""
 
-    name = "running"
     outlives_its_run = True
 
-    def __init__(self, directory: Path, env: dict[str, str], *, address: Address) -> None:
-        super().__init__(directory, env)
+    def __init__(self, address: Address) -> None:
         self._address = address
 
     @property

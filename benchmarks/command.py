@@ -72,4 +72,4 @@ def _somebodys(url: str) -> list[OnWire]:
     if wire is None:
         raise click.UsageError(f"{url!r} is neither amqp://... nor leveret://...")
     address = Address.of(url)
-    return [OnWire(f"{address.host}:{address.port}", wire, partial(Running, env={}, address=address))]
+    return [OnWire(f"{address.host}:{address.port}", wire, lambda _: Running(address))]

@@ -26,7 +26,7 @@ from typing import Any
 
 import uvloop
 
-from .brokers import Broker, Leveret, RabbitMQ
+from .brokers import Leveret, OwnBroker, RabbitMQ
 
 QUEUE = "bench.sdk"
 END = b"end"
@@ -48,7 +48,7 @@ class Contestant:
     name: str
     library: str  # the module
     scheme: str
-    broker: type[Broker]
+    broker: type[OwnBroker]
 
 
 RABBITMQ = Contestant("aio-pika on RabbitMQ", "aio_pika", "amqp", RabbitMQ)

@@ -5,6 +5,7 @@ acts (a wrong option, a damaged store), so deploy/leveret.service does not resta
 log could not be written while the broker ran. Only this module ends the process.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,12 +19,17 @@ from leveret.storage.directory import DirectoryUnusable
 from leveret.storage.engine import Corrupt, EngineError
 from leveret.version import __version__
 
+from . import queue_report
 from .daemon import logs, process
 from .daemon.config import OPTIONS, ConfigError, load
 from .durability.check import inspect
 
 EXIT_FAILED = 1
 EXIT_NEEDS_A_PERSON = 2
+
+_config_file = click.option(
+    "--config", "file", type=click.Path(path_type=Path), envvar="LEVERET_CONFIG", help="A TOML file."
+)
 
 
 def _with_config_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -43,9 +49,7 @@ def commands() -> int:
 
 
 @commands.command()
-@click.option(
-    "--config", "file", type=click.Path(path_type=Path), envvar="LEVERET_CONFIG", help="A TOML file."
-)
+@_config_file
 @_with_config_options
 def serve(file: Path | None, **flags: str | None) -> int:
     """Run a broker until SIGTERM or SIGINT.
@@ -59,6 +63,23 @@ def serve(file: Path | None, **flags: str | None) -> int:
     logs.configure(config.log_level, config.log_format)
     exit_code: int = process.serve(config)
     return exit_code
+
+
+@commands.command()
+@click.option("--url", help="The broker's HTTP port, such as http://127.0.0.1:15672.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
+@_config_file
+def queues(url: str | None, as_json: bool, file: Path | None) -> int:
+    """Print the queues of a running broker: their ready and unacked messages and their consumers.
+
+    Without --url the broker is sought where LEVERET_HTTP_HOST and LEVERET_HTTP_PORT say, else the TOML file,
+    else at http://127.0.0.1:15672.
+    """
+    rows = queue_report.ask(url or queue_report.url_of(load({}, os.environ, file)))
+    lines = [json.dumps(rows, indent=2)] if as_json else queue_report.table(rows)
+    for line in lines:
+        click.echo(line)
+    return 0
 
 
 @commands.command()
@@ -116,9 +137,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)
     except click.Abort:
         return _fail("interrupted", EXIT_FAILED)
-    except (ConfigError, Corrupt, DirectoryUnusable) as error:
+    except (ConfigError, Corrupt, DirectoryUnusable, queue_report.WrongAddress) as error:
         return _fail(str(error), EXIT_NEEDS_A_PERSON)
-    except (EngineError, OSError) as error:
+    except (EngineError, OSError, queue_report.Unavailable) as error:
         return _fail(str(error), EXIT_FAILED)
     return exit_code
 

@@ -1,6 +1,9 @@
 """What a worker drives: one connection that publishes or consumes, and what it has to report."""
 
+# ruff: noqa: B027 -- no actor has something to do on every occasion
+
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from ..histogram import Histogram
@@ -33,7 +36,7 @@ class Report:
         return self.cpu_seconds / self.messages * 1e6 if self.messages else 0.0
 
 
-class Actor:
+class Actor(ABC):
     """Subclasses publish or consume. The worker calls `read` when bytes are there, `pump` when it is due."""
 
     is_driven = False
@@ -45,13 +48,13 @@ class Actor:
         """The measured time runs: times go into the histogram."""
 
     @property
+    @abstractmethod
     def count(self) -> int:
         """How many messages it is done with."""
-        raise NotImplementedError
 
     @property
-    def is_done(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def is_done(self) -> bool: ...
 
     def fileno(self) -> int | None:
         """What bytes come from; None: nothing that the worker could wait for."""
@@ -76,6 +79,6 @@ class Actor:
     def expect(self, published: dict[int, int] | None) -> None:
         """So many messages were published, by lane; None: leave what is not consumed yet."""
 
+    @abstractmethod
     def report(self, report: Report) -> None:
         """Close the connection and add what was seen."""
-        raise NotImplementedError

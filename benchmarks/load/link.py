@@ -3,6 +3,7 @@
 import re
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -82,7 +83,7 @@ class Inbox:
             self.data.extend(bytes(len(self.data)))
 
 
-class Link:
+class Link(ABC):
     """Subclasses are the wires. Every method waits for the broker's answer unless it says otherwise."""
 
     trouble: re.Pattern[bytes]
@@ -125,61 +126,61 @@ class Link:
 
     # Set-up. What comes in numbers is answered once, at the end.
 
-    def declare_queues(self, queues: Sequence[str], *, durable: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def declare_queues(self, queues: Sequence[str], *, durable: bool) -> None: ...
 
+    @abstractmethod
     def delete_queues(self, queues: Sequence[str]) -> None:
         """Those that exist."""
-        raise NotImplementedError
 
+    @abstractmethod
     def message_count(self, queue: str) -> int:
         """How many messages are ready in it."""
-        raise NotImplementedError
 
-    def declare_exchange(self, exchange: str, type_: str, *, durable: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def declare_exchange(self, exchange: str, type_: str, *, durable: bool) -> None: ...
 
+    @abstractmethod
     def delete_exchange(self, exchange: str) -> None:
         """If it exists."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bind(self, exchange: str, bindings: Sequence[tuple[str, str]]) -> None:
         """(queue, binding key) each."""
-        raise NotImplementedError
 
     # Publishing
 
+    @abstractmethod
     def publishes(self, routes: Sequence[Route], body: bytes, *, persistent: bool) -> bytes:
         """The bytes that publish a blank body to each of these routes at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def confirms(self) -> Iterator[tuple[int, int, bool]]:
         """Wait for bytes; (first tag, last tag, confirmed or refused). A first of 0: all up to the last."""
-        raise NotImplementedError
 
     # Consuming
 
-    def set_prefetch(self, count: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def set_prefetch(self, count: int) -> None: ...
 
+    @abstractmethod
     def consume(self, queue: str, number: int, *, no_ack: bool) -> None:
         """Does not wait: deliveries could come before the answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body_span(self, size: int) -> int:
         """How many bytes from the first of a body to what follows its frames."""
-        raise NotImplementedError
 
+    @abstractmethod
     def acks(self, first: int, last: int, every: int) -> bytes:
         """What settles the deliveries from first to last; every: how many an ack stands for.
 
         Empty when no ack is due yet.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def ack_all(self, last: int) -> bytes:
         """What settles all deliveries up to the last. At least one must not be settled yet."""
-        raise NotImplementedError
 
     def look_for_trouble(self, start: int, end: int) -> None:
         """Call with what is no message: did the broker end the channel or the connection?"""
@@ -197,10 +198,10 @@ class Link:
 
     # What the wires are made of
 
+    @abstractmethod
     def log_in(self, address: Address, confirming: bool) -> None:
         """Until a channel is open, with publisher confirms or without."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frames(self) -> Iterator[tuple[int, int]]:
         """Take complete frames from the inbox; (start, end) of their payload. Does not wait."""
-        raise NotImplementedError

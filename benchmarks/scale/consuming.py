@@ -2,6 +2,7 @@
 
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Consumed:
     """The first thing that was wrong; then it stopped."""
 
 
-class Consumer:
+class Consumer(ABC):
     """One connection that consumes several queues of a load. Subclasses say how it acks."""
 
     prefetch = 0
@@ -99,12 +100,12 @@ class Consumer:
         return Consumed(self.taken, seconds, self._problem)
 
     @property
-    def settled(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def settled(self) -> int: ...
 
+    @abstractmethod
     def acks(self, queue: int, number: int) -> Iterator[bytes]:
         """What to send after a delivery; its tag is `taken`."""
-        raise NotImplementedError
 
     def _read(self) -> Iterator[bytes]:
         for buffer, kind, start in self.link.receive():

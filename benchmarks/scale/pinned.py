@@ -1,6 +1,7 @@
 """Old messages that nobody acks, while millions of others come and go: they must not hold the disk."""
 
 import time
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 
 from .broker import MB, STARTING, Broker
@@ -25,8 +26,8 @@ class Survival(Scenario):
     disk_over_mb: float = option(256, "how far the disk use may be above twice the live bytes")
 
     @property
-    def keep(self) -> Keep:
-        raise NotImplementedError
+    @abstractmethod
+    def keep(self) -> Keep: ...
 
     @property
     def disk_mb(self) -> float:

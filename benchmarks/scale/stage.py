@@ -1,6 +1,7 @@
 """What all scenarios have in common: where they run, and what they report to."""
 
 import shutil
+from abc import ABC, abstractmethod
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
 from multiprocessing import get_context
@@ -38,18 +39,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Scenario:
+class Scenario(ABC):
     """A claim about a size. A subclass's fields are its command-line options, its docstring is its help."""
 
     lag_ms: float = option(LAG_MAX_MS, "the event loop is never blocked for longer")
 
     @property
+    @abstractmethod
     def disk_mb(self) -> float:
         """How much it needs at most."""
-        raise NotImplementedError
 
-    def run(self, stage: Stage) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, stage: Stage) -> None: ...
 
     @property
     def options(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ Handled here and never seen by the owner: the magic, PING and PONG, the order of
 a close, on the server requests and messages on channels that are not open, and the count of publish tags.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final
@@ -51,7 +52,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class NativeConnection:
+class NativeConnection(ABC):
     """What both roles share."""
 
     peer: Role
@@ -121,8 +122,9 @@ class NativeConnection:
         self.state = State.CLOSED
         events.append(frame)
 
+    @abstractmethod
     def _receive_frame(self, events: list[Event], frame: list[Any]) -> None:
-        raise NotImplementedError
+        """Take a frame that is not the same for both roles. Raises HardError when it is out of order."""
 
     # Sending
 

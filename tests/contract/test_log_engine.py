@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from log_kits import ForgetfulKit, LmdbKit, LogKit, MemoryKit, SimulatedKit
+from log_kits import DurableKit, ForgetfulKit, LmdbKit, LogKit, MemoryKit, SimulatedKit
 from log_owner import LogOwner, read_all
 
 from leveret.storage.engine import (
@@ -35,8 +35,8 @@ async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[L
 
 
 @pytest.fixture
-async def durable_kit(kit: LogKit) -> LogKit:
-    if not kit.is_durable:
+async def durable_kit(kit: LogKit) -> DurableKit:
+    if not isinstance(kit, DurableKit):
         pytest.skip("the engine promises no durability")
     return kit
 
@@ -347,7 +347,7 @@ class TestCheckpointAndDrop:
         await engine.checkpoint(0, owner.lease.epoch, positions[-1], b"state")
         await engine.drop(0, owner.lease.epoch, positions)
         assert await read_all(engine) == {}
-        if kit.is_durable:
+        if isinstance(kit, DurableKit):
             engine = await kit.reopen(engine)
         owner = await LogOwner.acquire(engine)
         assert owner.lease.fence == positions[-1]
@@ -472,7 +472,7 @@ class TestClosing:
         with pytest.raises(Unavailable):
             await engine.stats()
 
-    async def test_closing_finishes_what_is_under_way(self, durable_kit: LogKit) -> None:
+    async def test_closing_finishes_what_is_under_way(self, durable_kit: DurableKit) -> None:
         engine = await durable_kit.open()
         owner = await LogOwner.acquire(engine)
         calls = [asyncio.ensure_future(engine.append([owner.make(b"%d" % n)])) for n in range(8)]
@@ -515,7 +515,7 @@ class TestStats:
         assert after.used_bytes < full.used_bytes - 140_000
 
 
-async def check_durability(kit: LogKit) -> None:
+async def check_durability(kit: DurableKit) -> None:
     """Whatever was answered is there after a crash, whatever else was under way."""
     engine = await kit.open()
     owner = await LogOwner.acquire(engine)
@@ -544,7 +544,7 @@ async def check_durability(kit: LogKit) -> None:
 
 
 class TestDurability:
-    async def test_what_was_answered_survives_a_crash(self, durable_kit: LogKit) -> None:
+    async def test_what_was_answered_survives_a_crash(self, durable_kit: DurableKit) -> None:
         assert (await durable_kit.open()).caps.durability is not Durability.MEMORY
         await durable_kit.finish()
         await check_durability(durable_kit)
@@ -557,7 +557,7 @@ class TestDurability:
     async def test_whatever_a_simulated_crash_keeps(self, seed: int) -> None:
         await check_durability(SimulatedKit(seed))
 
-    async def test_everything_survives_closing(self, durable_kit: LogKit) -> None:
+    async def test_everything_survives_closing(self, durable_kit: DurableKit) -> None:
         engine = await durable_kit.open()
         for group in (0, 5):
             owner = await LogOwner.acquire(engine, group)

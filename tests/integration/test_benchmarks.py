@@ -43,10 +43,8 @@ def small(scenario: Scenario) -> Scenario:
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_scenario_runs_and_loses_nothing(
-    name: str, wire: str, shared_daemon: Daemon, tmp_path: Path
-) -> None:
-    broker = Running(tmp_path, {}, address=Address(shared_daemon.port))
+def test_a_scenario_runs_and_loses_nothing(name: str, wire: str, shared_daemon: Daemon) -> None:
+    broker = Running(Address(shared_daemon.port))
 
     for timing in (SHORT, LONGER):
         run = measure(small(SCENARIOS[name]), Subject("here", broker, wire, timing))
@@ -59,8 +57,8 @@ def test_a_scenario_runs_and_loses_nothing(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_what_waits_in_a_queue_may_stay_there(wire: str, shared_daemon: Daemon, tmp_path: Path) -> None:
-    broker = Running(tmp_path, {}, address=Address(shared_daemon.port))
+def test_what_waits_in_a_queue_may_stay_there(wire: str, shared_daemon: Daemon) -> None:
+    broker = Running(Address(shared_daemon.port))
     flow = Flow("some", "messages wait before it begins", waiting=20_000)
 
     run = measure(flow, Subject("here", broker, wire, SHORT))

@@ -1,6 +1,7 @@
 """The HTTP listener over a real socket: health, metrics, and errors that a program can read."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,9 @@ from fake_broker import FakeBroker, FakeServer
 
 from leveret.broker.daemon.http import HttpServer
 from leveret.storage.engine import Unavailable
+from leveret.version import __version__
+
+PATHS = ["/healthz", "/readyz", "/metrics", "/metrics/per-object", "/queues"]
 
 
 @pytest.fixture
@@ -53,6 +57,14 @@ async def test_metrics_are_prometheus_text(session: ClientSession, path: str) ->
     assert "# TYPE leveret_queue" in await answer.text()
 
 
+async def test_queues_are_json_once_all_are_there(session: ClientSession, server: FakeServer) -> None:
+    answer = await session.get("/queues")
+    assert (answer.status, await answer.json()) == (200, [])
+    server.is_ready = False
+    answer = await session.get("/queues")
+    assert (answer.status, (await answer.json())["error"]) == (503, "not_ready")
+
+
 async def test_metrics_outlive_a_failed_log(session: ClientSession, server: FakeServer) -> None:
     server.stats = Unavailable("the log failed")
     answer = await session.get("/metrics")
@@ -60,17 +72,31 @@ async def test_metrics_outlive_a_failed_log(session: ClientSession, server: Fake
     assert "leveret_log_bytes" not in await answer.text()
 
 
-async def test_an_unknown_path_is_an_error_in_json(session: ClientSession) -> None:
+async def test_who_looks_with_a_browser_finds_a_page_with_links_to_everything(session: ClientSession) -> None:
+    answer = await session.get("/")
+    assert (answer.status, answer.content_type) == (200, "text/html")
+    page = await answer.text()
+    assert f"Leveret {__version__}" in page
+    assert "<script" not in page
+    assert re.findall('href="(.*?)"', page) == PATHS
+    for path in PATHS:
+        assert (await session.get(path)).status == 200
+
+
+async def test_an_unknown_path_is_an_error_in_json_that_says_which_there_are(session: ClientSession) -> None:
     answer = await session.get("/nothing")
     assert (answer.status, answer.content_type) == (404, "application/json")
     body = await answer.json()
     assert body["error"] == "not_found"
     assert "/nothing" in body["reason"]
+    assert body["paths"] == ["/", *PATHS]
 
 
 async def test_a_wrong_method_is_an_error_in_json_that_says_what_is_allowed(session: ClientSession) -> None:
     answer = await session.post("/healthz")
-    assert (answer.status, (await answer.json())["error"]) == (405, "method_not_allowed")
+    body = await answer.json()
+    assert (answer.status, body["error"]) == (405, "method_not_allowed")
+    assert "paths" not in body
     assert answer.headers["Allow"] == "GET,HEAD"
 
 

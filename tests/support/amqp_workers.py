@@ -1,6 +1,7 @@
 """The workers of the crash load that speak AMQP 0-9-1."""
 
 import asyncio
+from abc import abstractmethod
 from functools import partial
 from typing import Any
 
@@ -63,9 +64,9 @@ class AmqpWorker(Worker):
         await connection.ended.wait()
         self.journal.complaints += connection.complaints
 
+    @abstractmethod
     async def run(self, connection: Connection) -> None:
         """Work until ConnectionLost."""
-        raise NotImplementedError
 
 
 class Outbox:

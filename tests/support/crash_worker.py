@@ -5,6 +5,7 @@ What a body must be follows from the name of its message, publisher/number/size,
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
@@ -100,7 +101,7 @@ class Journal:
         return queue, publisher, int(number)
 
 
-class Worker:
+class Worker(ABC):
     """One named client of the load. It lives on through all incarnations of the broker."""
 
     def __init__(self, journal: Journal, name: str, seed: int) -> None:
@@ -108,9 +109,9 @@ class Worker:
         self.name = name
         self.random = Random(f"{seed} {name}")
 
+    @abstractmethod
     async def work(self, port: int) -> None:
         """Connect and work until the broker is gone and the last byte of it was read."""
-        raise NotImplementedError
 
     async def pause(self, mean_s: float) -> None:
         await asyncio.sleep(self.random.expovariate(1 / mean_s))

@@ -1,6 +1,7 @@
 """A broker's side of the raw links of the benchmarks' load, on either wire, over a fake socket."""
 
 import struct
+from abc import ABC, abstractmethod
 
 import msgpack
 from fake_socket import FakeSocket
@@ -17,7 +18,7 @@ from leveret.protocol.native.layouts import FrameType
 NO_PROPERTIES = b"\x00\x00"
 
 
-class Wire:
+class Wire(ABC):
     """`link` is what is tested. What the broker says goes through `socket.say`."""
 
     link: Link
@@ -25,30 +26,30 @@ class Wire:
     def __init__(self) -> None:
         self.socket = FakeSocket()
 
+    @abstractmethod
     def deliver(self, messages: list[tuple[int, int]], size: int) -> bytes:
         """Deliveries of (lane, number)."""
-        raise NotImplementedError
 
-    def confirm(self, first: int, last: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def confirm(self, first: int, last: int) -> bytes: ...
 
-    def refuse(self, tag: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def refuse(self, tag: int) -> bytes: ...
 
-    def close_channel(self) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def close_channel(self) -> bytes: ...
 
+    @abstractmethod
     def answer(self) -> bytes:
         """To the request for a prefetch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def published(self) -> list[bytes]:
         """The bodies that the broker got."""
-        raise NotImplementedError
 
+    @abstractmethod
     def acked(self) -> list[tuple[int, int]]:
         """(first, last) of what the broker was told; a first of 0: all up to the last."""
-        raise NotImplementedError
 
 
 def body(lane: int, number: int, size: int) -> bytes:

@@ -15,7 +15,6 @@ from leveret.storage.simulated import Faults, Keep, SimulatedDisk, SimulatedEngi
 class LogKit(ABC):
     """Makes engines of one kind on one store; `finish` closes them all."""
 
-    is_durable = True  # whether `reopen` and `crash` can find anything again
     small_bytes = 4 * 1024 * 1024  # of a store opened `small`
 
     def __init__(self) -> None:
@@ -32,11 +31,6 @@ class LogKit(ABC):
         await engine.close()
         return await self.open()
 
-    async def crash(self) -> LogEngine:
-        """Lose the process, then open an engine on what is left."""
-        self.lose_process()
-        return await self.open()
-
     async def finish(self) -> None:
         for engine in self.engines:
             await engine.close()
@@ -44,22 +38,25 @@ class LogKit(ABC):
     @abstractmethod
     def make(self, *, small: bool) -> LogEngine: ...
 
-    def lose_process(self) -> None:
-        raise NotImplementedError
 
-    def make_next_append_ambiguous(self, *, durable: bool) -> None:
-        """The next append answers Ambiguous, and is or is not durable."""
-        raise NotImplementedError
+class DurableKit(LogKit):
+    """Of engines that find everything again: `reopen` does, and so does `crash`."""
+
+    async def crash(self) -> LogEngine:
+        """Lose the process, then open an engine on what is left."""
+        self.lose_process()
+        return await self.open()
+
+    @abstractmethod
+    def lose_process(self) -> None: ...
 
 
 class MemoryKit(LogKit):
-    is_durable = False
-
     def make(self, *, small: bool) -> LogEngine:
         return MemoryEngine(capacity_bytes=self.small_bytes if small else 2**62)
 
 
-class SimulatedKit(LogKit):
+class SimulatedKit(DurableKit):
     acknowledge_early = False
 
     def __init__(self, seed: int = 1, keep: Keep = Keep.SOME) -> None:
@@ -87,7 +84,7 @@ class ForgetfulKit(SimulatedKit):
         super().__init__(keep=Keep.NOTHING)
 
 
-class LmdbKit(LogKit):
+class LmdbKit(DurableKit):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._root = path
@@ -102,6 +99,7 @@ class LmdbKit(LogKit):
         shutil.copytree(dead, self.path)
 
     def make_next_append_ambiguous(self, *, durable: bool) -> None:
+        """The next append answers Ambiguous, and is or is not durable."""
         place = "after_commit_before_confirm" if durable else "commit"
         failpoints.armed = failpoints.parse(f"{place}=error@1")
 

@@ -1,6 +1,7 @@
 """The workers of the crash load that use the SDK, and with it the native framing."""
 
 import asyncio
+from abc import abstractmethod
 from functools import partial
 
 from crash_worker import BARRIER, DEAD, Destination, Journal, Worker, body_of
@@ -33,9 +34,9 @@ class NativeWorker(Worker):
         except ChannelClosed as error:
             self.journal.complaints.append(str(error))
 
+    @abstractmethod
     async def run(self, connection: Connection) -> None:
         """Work until ConnectionLost."""
-        raise NotImplementedError
 
     def message(self, number: int, size: int, *, persistent: bool = True) -> Message:
         body = body_of(self.name, number, size)

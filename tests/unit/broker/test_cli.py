@@ -1,6 +1,7 @@
 """The command line: what it hands to the broker, and what a person or a supervisor learns when it fails."""
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from leveret.broker import cli
 from leveret.broker.daemon.config import Config
+from leveret.broker.queue_report import Row, Unavailable, WrongAddress
 from leveret.storage.check import Report
 from leveret.storage.directory import DirectoryInUse, DirectoryUnusable
 from leveret.storage.engine import Corrupt
@@ -172,3 +174,57 @@ def test_compact_says_what_it_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_compact_of_no_directory_is_an_error(tmp_path: Path, capsys: Capture) -> None:
     assert cli.run(["compact", str(tmp_path / "absent")]) != 0
     assert "does not exist" in capsys.readouterr().err
+
+
+class FakeAsk:
+    """Stands in for `queue_report.ask`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.rows: list[Row] = [{"vhost": "/", "name": "jobs", "ready": 1, "unacked": 2, "consumers": 3}]
+        self.error: Exception | None = None
+
+    def __call__(self, url: str) -> list[Row]:
+        self.url = url
+        if self.error is not None:
+            raise self.error
+        return self.rows
+
+
+class TestQueues:
+    @pytest.fixture
+    def ask(self, monkeypatch: pytest.MonkeyPatch) -> FakeAsk:
+        fake = FakeAsk()
+        monkeypatch.setattr(cli.queue_report, "ask", fake)
+        return fake
+
+    def test_they_are_a_table_or_json(self, ask: FakeAsk, capsys: Capture) -> None:
+        assert cli.run(["queues"]) == 0
+        names, numbers = capsys.readouterr().out.splitlines()
+        assert names.split() == ["vhost", "name", "ready", "unacked", "consumers"]
+        assert numbers.split() == ["/", "jobs", "1", "2", "3"]
+        assert cli.run(["queues", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == ask.rows
+
+    def test_the_broker_is_where_the_flag_the_environment_the_file_or_nobody_says(
+        self, ask: FakeAsk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "leveret.toml"
+        file.write_text("http_port = 7")
+        cli.run(["queues"])
+        assert ask.url == "http://127.0.0.1:15672"
+        cli.run(["queues", "--config", str(file)])
+        assert ask.url == "http://127.0.0.1:7"
+        monkeypatch.setenv("LEVERET_HTTP_PORT", "8")
+        cli.run(["queues", "--config", str(file)])
+        assert ask.url == "http://127.0.0.1:8"
+        cli.run(["queues", "--url", "http://elsewhere:9"])
+        assert ask.url == "http://elsewhere:9"
+
+    def test_a_broker_that_is_not_there_is_1_and_what_is_none_is_2(
+        self, ask: FakeAsk, fails: Callable[..., str]
+    ) -> None:
+        ask.error = Unavailable("no broker answers")
+        assert fails(1, "queues") == "no broker answers"
+        ask.error = WrongAddress("that is not Leveret")
+        assert fails(2, "queues") == "that is not Leveret"

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator
 
 import pytest
 from consuming_house import filled, settlements, until
@@ -17,17 +16,6 @@ from leveret import (
 )
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
-
-
-@pytest.fixture
-async def server() -> FakeNativeServer:
-    return FakeNativeServer()
-
-
-@pytest.fixture
-async def channel(server: FakeNativeServer) -> AsyncIterator[Channel]:
-    async with server.connect() as connection, connection.channel() as channel:
-        yield channel
 
 
 class TestSettling:

@@ -1,7 +1,6 @@
 """How handlers end: stopped, cancelled, by the broker, with their connection; and `serve`."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from consuming_house import filled, settlements, until, waiting
@@ -17,17 +16,6 @@ from leveret import (
     Message,
 )
 from leveret.protocol.native.layouts import FrameType
-
-
-@pytest.fixture
-async def server() -> FakeNativeServer:
-    return FakeNativeServer()
-
-
-@pytest.fixture
-async def channel(server: FakeNativeServer) -> AsyncIterator[Channel]:
-    async with server.connect() as connection, connection.channel() as channel:
-        yield channel
 
 
 class TestStop:

@@ -138,10 +138,6 @@ async def settled(server: FakeNativeServer) -> list[list[object]]:
 
 
 class TestProcess:
-    @pytest.fixture
-    async def server(self) -> FakeNativeServer:
-        return FakeNativeServer()
-
     async def test_acks_when_the_block_ends_well(self, server: FakeNativeServer) -> None:
         async with server.connect() as connection, await connection.channel() as channel:
             async with (await one_message(server, channel)).process() as message:

@@ -23,11 +23,6 @@ from leveret.protocol.native.layouts import FrameType
 
 
 @pytest.fixture
-async def server() -> FakeNativeServer:
-    return FakeNativeServer()
-
-
-@pytest.fixture
 async def channel(server: FakeNativeServer) -> AsyncIterator[Channel]:
     async with server.connect() as connection:
         channel = await connection.channel()

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
 
 import pytest
 from fake_native_server import FakeNativeServer
@@ -23,11 +22,6 @@ REFUSED = ConnectionRefusedError(111, "Connection refused")
 @pytest.fixture
 async def gate() -> Gate:
     return Gate()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FakeNativeServer]:
-    return FakeNativeServer()
 
 
 class TestPolicy:

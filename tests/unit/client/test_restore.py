@@ -32,11 +32,6 @@ async def gate() -> Gate:
 
 
 @pytest.fixture
-async def server() -> FakeNativeServer:
-    return FakeNativeServer()
-
-
-@pytest.fixture
 async def connection(server: FakeNativeServer, gate: Gate) -> AsyncIterator[Connection]:
     async with server.connect(reconnect=gate.policy()) as connection:
         yield connection
