@@ -429,10 +429,13 @@ class _Appending:
 def _open_tail(store: Store, root: Root) -> Tail:
     path, key = store.path / TAIL_NAME, store.tail_key()
     items = [] if key is None else read_items(path, key, root.groups)
-    if not path.exists():  # or the store was copied without it, empty
-        make_tail(path)
-        sync_path(store.path)
-    return Tail(path, items)
+    try:
+        if not path.exists():  # the store was copied without it, empty
+            make_tail(path)
+            sync_path(store.path)
+        return Tail(path, items)
+    except OSError as error:
+        raise translate(error, path) from error
 
 
 def _verify_pages(path: Path) -> None:
