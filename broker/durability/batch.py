@@ -116,7 +116,7 @@ class Packer:
             self._names = names
             self._tail = records.publish_tail(*names)
         exchange_size, rest = tail = self._tail
-        # Of a message in one queue, without the body. Packed here, and not by a call for each, it takes 0.7 us
+        # Of a message in one queue, without the body. Packed here, not by a call for each, it takes 0.7 us
         # instead of 1.15.
         framed_size = records.ONE_QUEUE.size + len(rest)
         record_size = framed_size - RECORD_HEADER_BYTES

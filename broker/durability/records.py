@@ -66,8 +66,8 @@ class PublishRecord(NamedTuple):
 
 _FRAME = struct.Struct(">BI")
 ONE_QUEUE = struct.Struct(">BIQQIIB")
-"""Frame and head of a PUBLISH to one queue, by far the most frequent record: its type, how long the rest of it
-is with `publish_tail` and body, sequence, published_at, 1, the queue's id, the size of the exchange's name.
+"""Frame and head of a PUBLISH to one queue, by far the most frequent record: its type, how long the rest is
+with `publish_tail` and body, sequence, published_at, 1, the queue's id, the size of the exchange's name.
 """
 
 _HEAD = struct.Struct(">QQI")
