@@ -260,8 +260,14 @@ class NativeChannel:
         )
 
     def ack(self, delivery_tags: list[TagElement]) -> None:
-        for tag, multiple in _each(delivery_tags):
-            self.channel.ack(tag, multiple)
+        channel = self.channel
+        for element in delivery_tags:
+            if isinstance(element, int):
+                channel.ack(element, False)
+            elif element[0] == 0:
+                channel.ack(element[1], True)
+            else:
+                channel.ack_range(*element)
 
     def nack(self, delivery_tags: list[TagElement], requeue: bool) -> None:
         for tag, multiple in _each(delivery_tags):
