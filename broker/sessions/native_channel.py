@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp.field_table import FieldValue
 from leveret.protocol.errors import AmqpError, SoftError
-from leveret.protocol.native.connection import ServerConnection
-from leveret.protocol.native.deliveries import DeliveryRenderer
+from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES, ServerConnection
 from leveret.protocol.native.fields import ENTRIES_MAX, MANDATORY, REDELIVERED
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.native.publishes import Header, Run
@@ -25,8 +24,6 @@ from ..queues.delivery import Delivery, Outcome, delivered_properties
 
 if TYPE_CHECKING:
     from .native_session import NativeSession
-
-DELIVERY_OVERHEAD_BYTES = 512  # so that a backlog of empty messages takes turns, too
 
 Arguments = dict[str, FieldValue]
 
@@ -47,7 +44,8 @@ class NativeChannel:
         self._note: Callable[[Sequence[Outcome]], object] | None = None  # of publishes that went through
         self._kept_tags: list[int] = []  # of the publishes that wait for the commit
         self._flaw: AmqpError | None = None  # why a publish of the open transaction was refused: no commit
-        self._deliveries = DeliveryRenderer(protocol, number)
+        self._deliveries: list[tuple[int, int, int, str, str, bytes, bytes]] = []
+        self._deliveries_bytes = 0
         self._confirmed: list[TagElement] = []
         self._refused: dict[tuple[int, str], list[TagElement]] = {}
         self._returned: list[tuple[int, int, str]] = []
@@ -55,8 +53,17 @@ class NativeChannel:
     # What the domain says (`Wire`)
 
     def deliver(self, consumer_tag: str, first_tag: int, deliveries: Sequence[Delivery]) -> None:
-        content_bytes = self._deliveries.add(self._numbers[consumer_tag], first_tag, deliveries)
-        self._session.buffered(self, content_bytes + len(deliveries) * DELIVERY_OVERHEAD_BYTES)
+        number = self._numbers[consumer_tag]
+        total_bytes = 0
+        for tag, (redelivered, exchange, routing_key, properties, body) in enumerate(deliveries, first_tag):
+            size = len(body) + len(properties) + ENTRY_OVERHEAD_BYTES
+            if self._deliveries_bytes + size > BATCH_BYTES or len(self._deliveries) == ENTRIES_MAX:
+                self._write_deliveries()
+            flags = REDELIVERED if redelivered else 0
+            self._deliveries.append((number, tag, flags, exchange, routing_key, properties, body))
+            self._deliveries_bytes += size
+            total_bytes += size
+        self._session.buffered(self, total_bytes)
 
     def return_message(self, message: Message, reply_code: int, reply_text: str) -> None:
         self._returned.append((self._publish_tag, reply_code, reply_text))
@@ -105,7 +112,13 @@ class NativeChannel:
             confirmed, self._confirmed = self._confirmed, []
             for start in range(0, len(confirmed), ENTRIES_MAX):
                 send(FrameType.CONFIRM, number, confirmed[start : start + ENTRIES_MAX])
-        self._deliveries.write()
+        self._write_deliveries()
+
+    def _write_deliveries(self) -> None:
+        if self._deliveries:
+            self._protocol.send_batch(FrameType.DELIVER, self.number, self._deliveries)
+            self._deliveries = []
+            self._deliveries_bytes = 0
 
     # What the client says: one method per request; the result is the values of its REPLY
 
@@ -138,7 +151,7 @@ class NativeChannel:
             self._refuse_publish(first_tag, _too_large(largest, message_max))
         else:
             for tag, body in enumerate(bodies, first_tag):
-                NativeChannel._publish_run(self, tag, header, [body])
+                NativeChannel._publish_run(self, tag, header, [body])  # a producer's has been through its own
 
     def _refuse_publish(self, tag: int, error: AmqpError) -> None:
         self._refuse(tag, error)
