@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from leveret.protocol.amqp.field_table import FieldTable
 from leveret.protocol.amqp.properties import PropertyFacts, read_facts, with_changes
@@ -26,11 +26,12 @@ from ..message import Message, QueuedMessage
 from ..queues.consumer import Consumer
 from ..queues.dead_letter import DeathReason
 from ..queues.delivery import REFUSED, RETURNED, TAKEN, Outcome, deliveries_of, enqueue_to
+from .answers import Got, QueueDeclared
 from .confirms import Confirms
 from .direct_reply import REPLY_TO, ReplyConsumer, is_reply_name
 from .publish_checks import check_publish
 from .transaction import KeptPublish, KeptSettlement, Transaction
-from .unacked import Delivery, Unacked, ack_timed_out, by_queue
+from .unacked import Delivery, Unacked, ack_timed_out, by_queue, unknown_delivery_tag
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -38,22 +39,6 @@ if TYPE_CHECKING:
     from ..queues.queue import Queue
 
 CONSUMERS_MAX = 65_536  # per channel; RabbitMQ has no limit by default, we need one somewhere
-
-
-class QueueDeclared(NamedTuple):
-    """What queue.declare-ok carries."""
-
-    name: str
-    message_count: int
-    consumer_count: int
-
-
-class Got(NamedTuple):
-    """What basic.get-ok carries; `message_count` is what is ready after this one."""
-
-    delivery_tag: int
-    copy: QueuedMessage
-    message_count: int
 
 
 Settlement = Callable[[Mapping[int, Delivery]], None]
@@ -472,6 +457,13 @@ class Channel:
                 copy.queue.settle((copy,))
                 return
         self._settle(self._unacked.take(delivery_tag, multiple), self._apply_ack)
+
+    def ack_range(self, first: int, last: int) -> None:
+        """Ack each of these. Raises 406 for the first unknown one, and acks those before it."""
+        deliveries, unknown = self._unacked.take_range(first, last)
+        self._settle(deliveries, self._apply_ack)
+        if unknown is not None:
+            raise unknown_delivery_tag(unknown)
 
     def nack(self, delivery_tag: int, multiple: bool, requeue: bool) -> None:
         """basic.nack; for a requeue it does not count as a failed delivery (RabbitMQ 4's table)."""

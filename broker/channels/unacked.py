@@ -56,6 +56,19 @@ class Unacked(dict[int, Delivery]):
             return {}
         return {delivery_tag: self.pop(delivery_tag)}
 
+    def take_range(self, first: int, last: int) -> tuple[dict[int, Delivery], int | None]:
+        """Take out what each of these tags means, up to the first that is not here; returns that, too."""
+        taken: dict[int, Delivery] = {}
+        for tag in range(first, last + 1):
+            delivery = self.pop(tag, None)
+            if delivery is not None:
+                taken[tag] = delivery
+            elif tag in self._taken_back:
+                self._taken_back.discard(tag)
+            else:
+                return taken, tag
+        return taken, None
+
     def restore(self, deliveries: dict[int, Delivery]) -> None:
         """Put back what `take` took, where it was."""
         merged = sorted({**self, **deliveries}.items())

@@ -1,6 +1,6 @@
 """A batch: what one group commit makes durable, packed into blobs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -106,28 +106,43 @@ class Packer:
         self._pieces.append(record)
         self._room -= len(record)
 
-    def add_message(self, message: Message) -> None:
-        if message in self._parts:
-            self._add_large(message)
-            return
-        names = (message.exchange, message.routing_key, message.properties)
+    def add_messages(self, messages: Sequence[Message]) -> None:
+        """Messages that differ in their bodies only."""
+        first = messages[0]
+        names = (first.exchange, first.routing_key, first.properties)
         if names != self._names:  # often they are what they were
             self._names = names
             self._tail = records.publish_tail(*names)
-        copies = message.durable_copies
-        body = message.body
-        queue_ids = [copy.queue.id for copy in copies]
-        head = records.publish_head(
-            _PUBLISH, message.sequence, message.published_at, queue_ids, self._tail, len(body)
-        )
-        size = len(head) + len(body)
-        if self._room < size:
-            self._start_blob()
-        self._pieces += (head, body)
-        self._room -= size
-        self._packed += copies
-        message.durable_copies = NO_COPIES
-        self._batch.messages += 1
+        exchange_size, rest = tail = self._tail
+        # Of a message in one queue, without the body. Packed here, not by a call for each, it takes 0.7 us
+        # instead of 1.15.
+        framed_size = records.ONE_QUEUE.size + len(rest)
+        record_size = framed_size - RECORD_HEADER_BYTES
+        pack = records.ONE_QUEUE.pack
+        for message in messages:
+            copies = message.durable_copies
+            if not copies:
+                continue
+            if self._parts and message in self._parts:
+                self._add_large(message)
+                continue
+            body = message.body
+            sequence, published_at = message.sequence, message.published_at
+            if len(copies) == 1:
+                queue_id, size = copies[0].queue.id, record_size + len(body)
+                head = pack(_PUBLISH, size, sequence, published_at, 1, queue_id, exchange_size) + rest
+                size = framed_size + len(body)
+            else:
+                ids = [copy.queue.id for copy in copies]
+                head = records.publish_head(_PUBLISH, sequence, published_at, ids, tail, len(body))
+                size = len(head) + len(body)
+            if self._room < size:
+                self._start_blob()
+            self._pieces += (head, body)
+            self._room -= size
+            self._packed += copies
+            message.durable_copies = NO_COPIES
+            self._batch.messages += 1
 
     def _add_large(self, message: Message) -> None:
         """Alone in its blob; its body is in parts."""

@@ -49,7 +49,7 @@ class Journal:
         self.pending_bytes = 0
         """About how much memory waits for a commit, for back-pressure."""
         self._payload_max_bytes = blob_max_bytes - HEADER_BYTES
-        self._entries: list[Message | bytes] = []
+        self._entries: list[Sequence[Message] | bytes] = []
         self._large: list[Message] = []  # of the entries: those whose bodies do not fit into a blob
         self._requeued: list[QueuedMessage] = []
         self._settled: dict[Run, list[int]] = {}
@@ -62,7 +62,9 @@ class Journal:
     # What the domain calls
 
     def publish(self, messages: Sequence[Message], copies: Iterable[QueuedMessage]) -> None:
-        """These copies of these messages, and no others of them, must survive a crash."""
+        """These copies of these messages, and no others of them, must survive a crash. The messages differ in
+        their bodies only.
+        """
         for copy in copies:
             copy.is_durable = True
             copy.message.durable_copies += (copy,)
@@ -72,7 +74,7 @@ class Journal:
             if size > size_max:
                 self._large.append(message)
             self.pending_bytes += size + len(message.properties) + MESSAGE_OVERHEAD_BYTES
-        self._entries += messages
+        self._entries.append(messages)
 
     def settle(self, copies: Iterable[QueuedMessage]) -> None:
         """They are gone for good. Does nothing for a copy that was never to be stored."""
@@ -198,8 +200,8 @@ class Journal:
         for entry in self._entries:
             if isinstance(entry, bytes):
                 packer.add(entry)
-            elif entry.durable_copies:
-                packer.add_message(entry)
+            else:
+                packer.add_messages(entry)
         packer.end_messages()
         self._pack_requeued(packer)
         self._pack_settled(packer)

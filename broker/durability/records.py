@@ -65,9 +65,11 @@ class PublishRecord(NamedTuple):
 
 
 _FRAME = struct.Struct(">BI")
-_ONE_QUEUE = struct.Struct(
-    ">BIQQIIB"
-)  # frame and head of a PUBLISH to one queue, by far the most frequent record
+ONE_QUEUE = struct.Struct(">BIQQIIB")
+"""Frame and head of a PUBLISH to one queue, by far the most frequent record: its type, how long the rest is
+with `publish_tail` and body, sequence, published_at, 1, the queue's id, the size of the exchange's name.
+"""
+
 _HEAD = struct.Struct(">QQI")
 _LENGTH = struct.Struct(">I")
 _DELIVERING = struct.Struct(">BIIB")
@@ -111,10 +113,10 @@ def publish_head(
     """All of a framed PUBLISH but its body."""
     exchange_size, rest = tail
     count = len(queue_ids)
-    size = 21 + 4 * count + len(rest) + body_size
+    size = ONE_QUEUE.size - _FRAME.size + 4 * (count - 1) + len(rest) + body_size
     if count == 1:
         return (
-            _ONE_QUEUE.pack(record_type, size, sequence, published_at, 1, queue_ids[0], exchange_size) + rest
+            ONE_QUEUE.pack(record_type, size, sequence, published_at, 1, queue_ids[0], exchange_size) + rest
         )
     head = _FRAME.pack(record_type, size) + _HEAD.pack(sequence, published_at, count)
     return b"%b%b%c%b" % (head, struct.pack(f">{count}I", *queue_ids), exchange_size, rest)

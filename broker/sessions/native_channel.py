@@ -7,8 +7,6 @@ confirmed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from leveret.protocol.amqp.field_table import FieldValue
@@ -16,6 +14,7 @@ from leveret.protocol.errors import AmqpError, SoftError
 from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES, ServerConnection
 from leveret.protocol.native.fields import ENTRIES_MAX, MANDATORY, REDELIVERED
 from leveret.protocol.native.layouts import FrameType
+from leveret.protocol.native.publishes import Header, Run
 from leveret.protocol.native.tags import TagElement
 from leveret.protocol.reply_codes import ReplyCode
 
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from .native_session import NativeSession
 
 Arguments = dict[str, FieldValue]
-Header = tuple[str, str, int, bytes]
-
-_HEADER = itemgetter(0, 1, 2, 3)  # of an entry of PUBLISH: all but the body
 
 
 class NativeChannel:
@@ -126,14 +122,13 @@ class NativeChannel:
 
     # What the client says: one method per request; the result is the values of its REPLY
 
-    def publish(self, publish_tag: int, messages: list[list[Any]]) -> None:
+    def publish(self, first_tag: int, runs: list[Run]) -> None:
         """PUBLISH: a message that fails is refused by its tag, the others go on."""
-        for header, entries in groupby(messages, _HEADER):
-            bodies = [entry[-1] for entry in entries]
-            self._publish_alike(publish_tag, header, bodies)
-            publish_tag += len(bodies)
+        for header, bodies in runs:
+            self._publish_run(first_tag, header, bodies)
+            first_tag += len(bodies)
 
-    def _publish_alike(self, first_tag: int, header: Header, bodies: list[bytes]) -> None:
+    def _publish_run(self, first_tag: int, header: Header, bodies: list[bytes]) -> None:
         """Publish messages that differ in their bodies only."""
         channel = self.channel
         largest, message_max = max(map(len, bodies)), self._protocol.message_max
@@ -156,7 +151,7 @@ class NativeChannel:
             self._refuse_publish(first_tag, _too_large(largest, message_max))
         else:
             for tag, body in enumerate(bodies, first_tag):
-                self._publish_alike(tag, header, [body])
+                NativeChannel._publish_run(self, tag, header, [body])  # a producer's has been through its own
 
     def _refuse_publish(self, tag: int, error: AmqpError) -> None:
         self._refuse(tag, error)
@@ -278,8 +273,14 @@ class NativeChannel:
         )
 
     def ack(self, delivery_tags: list[TagElement]) -> None:
-        for tag, multiple in _each(delivery_tags):
-            self.channel.ack(tag, multiple)
+        channel = self.channel
+        for element in delivery_tags:
+            if isinstance(element, int):
+                channel.ack(element, False)
+            elif element[0] == 0:
+                channel.ack(element[1], True)
+            else:
+                channel.ack_range(*element)
 
     def nack(self, delivery_tags: list[TagElement], requeue: bool) -> None:
         for tag, multiple in _each(delivery_tags):

@@ -221,10 +221,10 @@ class NativeSession:
         if self._protocol.state is State.CLOSING:
             return  # a goodbye was sent in answer to an event before this one
         if type_ == FrameType.PUBLISH:
-            _, number, publish_tag, messages = event
+            _, number, publish_tag, runs = event
             channel = self._channels.get(number)
             if channel is not None:  # else: it failed by an event before this one of the same data
-                channel.publish(publish_tag, messages)
+                channel.publish(publish_tag, runs)
         elif type_ == FAILED:
             log.warning("closing %s: %s", self._host.name, event[1])
             self.close(event[1])

@@ -25,6 +25,7 @@ from leveret.protocol.reply_codes import ReplyCode
 from .fields import PRODUCER_MAX_BYTES, TAG_MAX
 from .framing import MAGIC, VERSION, FrameReader, encode, encode_batch
 from .layouts import LAYOUTS, FrameType, Role
+from .publishes import PublishReader, append_runs
 
 FAILED: Final = -1
 """Event type: `(FAILED, HardError)`, the last event of a connection."""
@@ -39,6 +40,10 @@ HEARTBEAT_S = 60
 
 Event = Sequence[Any]
 
+# An enum's attribute costs 0.1 us, and each frame is compared with these.
+_PING, _PONG = FrameType.PING.value, FrameType.PONG.value
+_CLOSE, _CLOSED, _PUBLISH = FrameType.CLOSE.value, FrameType.CLOSED.value, FrameType.PUBLISH.value
+
 
 class State(Enum):
     """Where a connection is."""
@@ -52,16 +57,18 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_NOTHING: Event = (None,)
+_OPEN, _CLOSING = State.OPEN, State.CLOSING
+
+
 class NativeConnection(ABC):
     """What both roles share."""
 
-    peer: Role
-
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, reader: FrameReader) -> None:
         self.state = state
         self.out: list[bytes] = []  # what `data_to_send` will give; hot paths append to it directly
         self.heartbeat_s = 0  # 0: none; set by the handshake
-        self._reader = FrameReader(self.peer, HANDSHAKE_FRAME_MAX_BYTES)
+        self._reader = reader
         self._received = True  # since the last tick
         self._sent = True  # likewise
         self._last_received_s: float | None = None  # None before the first tick
@@ -102,18 +109,18 @@ class NativeConnection(ABC):
         reader = self._reader
         while (frame := reader.next_frame()) is not None:
             type_ = frame[0]
-            if type_ == FrameType.CLOSE:
+            if type_ == _CLOSE:
                 self.state = State.LEAVING
                 events.append(frame)
                 return
-            if type_ == FrameType.CLOSED:
+            if type_ == _CLOSED:
                 self._receive_closed(events, frame)
                 return
-            if self.state is State.CLOSING:
+            if self.state is _CLOSING:
                 continue
-            if type_ == FrameType.PING:
+            if type_ == _PING:
                 self.send(FrameType.PONG)
-            elif type_ != FrameType.PONG:
+            elif type_ != _PONG:
                 self._receive_frame(events, frame)
 
     def _receive_closed(self, events: list[Event], frame: list[Any]) -> None:
@@ -187,10 +194,9 @@ class ServerConnection(NativeConnection):
 
     Events besides the frames of an open connection: HELLO (answer it with `welcome` or `close`), CLOSE
     (answer it with `answer_close`), CLOSED, FAILED. CHANNEL_OPEN and CHANNEL_CLOSE come only when they are in
-    order; answer them with `answer` (or `refuse_channel`) and `answer_channel_close`.
+    order; answer them with `answer` (or `refuse_channel`) and `answer_channel_close`. `[PUBLISH, channel,
+    publish_tag, runs]` is all that one or more frames in a row publish, see `publishes`.
     """
-
-    peer = Role.CLIENT
 
     def __init__(
         self,
@@ -199,7 +205,7 @@ class ServerConnection(NativeConnection):
         channel_max: int = CHANNEL_MAX,
         heartbeat_s: int = HEARTBEAT_S,
     ) -> None:
-        super().__init__(State.MAGIC)
+        super().__init__(State.MAGIC, PublishReader(HANDSHAKE_FRAME_MAX_BYTES))
         self.message_max = message_max
         self.frame_max = message_max + FRAME_OVERHEAD_BYTES
         self.channel_max = channel_max
@@ -252,34 +258,41 @@ class ServerConnection(NativeConnection):
 
     def _receive_frame(self, events: list[Event], frame: list[Any]) -> None:
         type_ = frame[0]
+        if self.state is _OPEN and type_ == _PUBLISH:
+            self._receive_publishes(events, frame)
+            return
         if self.state is State.HELLO and type_ == FrameType.HELLO:
             self.state = State.LOGIN
         elif self.state is not State.OPEN or type_ == FrameType.HELLO:
             raise _unexpected(frame)
-        elif type_ == FrameType.PUBLISH:
-            if not self._count_publish(frame):
-                return
         elif not self._admit_request(frame):
             return
         events.append(frame)
 
-    def _count_publish(self, frame: list[Any]) -> bool:
-        """Whether a PUBLISH counts: its channel is open. Raises when a tag is missing that may not be."""
-        _, channel, publish_tag, messages = frame
+    def _receive_publishes(self, events: list[Event], frame: list[Any]) -> None:
+        """A PUBLISH counts if its channel is open. Raises when a tag is missing that may not be."""
+        _, channel, publish_tag, runs = frame
         expected = self._channels.get(channel)
         if expected is None:
             if channel in self._failed_channels:
-                return False
+                return
             raise HardError(ReplyCode.CHANNEL_ERROR, f"PUBLISH on channel {channel}, which is not open")
         if publish_tag != expected and not (publish_tag > expected and channel in self._producers):
             raise HardError(
                 ReplyCode.SYNTAX_ERROR,
                 f"PUBLISH: publish_tag {publish_tag} on channel {channel}, {expected} is next",
             )
-        self._channels[channel] = next_tag = publish_tag + len(messages)
+        next_tag = publish_tag
+        for _, bodies in runs:
+            next_tag += len(bodies)
+        self._channels[channel] = next_tag
         if next_tag > TAG_MAX:
             raise HardError(ReplyCode.SYNTAX_ERROR, f"PUBLISH: no tag is left on channel {channel}")
-        return True
+        before = events[-1] if events and publish_tag == expected else _NOTHING
+        if before[0] == _PUBLISH and before[1] == channel:
+            append_runs(before[3], runs)
+        else:
+            events.append(frame)
 
     def _admit_request(self, frame: list[Any]) -> bool:
         """Whether a request concerns the owner. Keeps the channels' states, and answers what they forbid."""
@@ -348,10 +361,8 @@ class ClientConnection(NativeConnection):
     FAILED.
     """
 
-    peer = Role.SERVER
-
     def __init__(self) -> None:
-        super().__init__(State.HELLO)
+        super().__init__(State.HELLO, FrameReader(Role.SERVER, HANDSHAKE_FRAME_MAX_BYTES))
         self.channel_max = 0  # set by WELCOME
         self.frame_max = 0
         self.message_max = 0

@@ -40,6 +40,21 @@ def encode_batch(out: list[bytes], type_: int, *fields: Any) -> int:
     return len(payload)
 
 
+def pack(value: Any) -> bytes:
+    """A value by itself."""
+    packed: bytes = _packer.pack(value)
+    return packed
+
+
+def bin_head(size: int) -> bytes:
+    """What stands in front of a bin of so many octets."""
+    if size < 1 << 8:
+        return b"\xc4" + size.to_bytes(1)
+    if size < 1 << 16:
+        return b"\xc5" + size.to_bytes(2)
+    return b"\xc6" + size.to_bytes(4)
+
+
 class FrameReader:
     """Finds the frames in a stream of octets, however it was cut; the cost is linear in the octets.
 
@@ -64,6 +79,9 @@ class FrameReader:
         if not rest:
             # The usual case: frames are read where they lie.
             self._data = data
+        elif rest + len(data) >= self._wanted:
+            with memoryview(self._data) as whole, whole[self._position :] as begun:
+                self._data = b"".join((begun, data))
         elif isinstance(self._data, bytearray):
             del self._data[: self._position]
             self._data += data
@@ -91,7 +109,11 @@ class FrameReader:
         start = position + LENGTH.size
         self._position = end = start + length
         self._wanted = LENGTH.size
-        with memoryview(data) as whole, whole[start:end] as payload:
+        return self._decode(start, end)
+
+    def _decode(self, start: int, end: int) -> list[Any]:
+        """The frame with the payload from start to end."""
+        with memoryview(self._data) as whole, whole[start:end] as payload:
             return decode(payload, self._sender)
 
 

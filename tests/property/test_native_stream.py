@@ -98,6 +98,35 @@ def test_a_stream_means_the_same_however_it_is_cut(
     assert outcome(open_server(), [bytes([octet]) for octet in stream]) == whole
 
 
+few_headers = st.sampled_from(
+    [("", "q", 0, b"\x10\x00\x02"), ("", "q", 1, b"\x10\x00\x02"), ("x", "k", 0, b"\0\0")]
+)
+alike = st.tuples(few_headers, st.integers(1, 6), st.sampled_from([0, 3, 300])).map(
+    lambda drawn: [[*drawn[0], bytes([number]) * drawn[2]] for number in range(drawn[1])]
+)
+
+
+@given(
+    st.lists(alike | st.lists(publish, max_size=3), max_size=12), st.lists(st.integers(0, 10**6), max_size=4)
+)
+def test_publishes_arrive_as_they_were_sent_however_they_are_merged(
+    batches: list[list[list[Any]]], at: list[int]
+) -> None:
+    server = open_server()
+    stream, tag = encode(FrameType.CHANNEL_OPEN, 1, 1), 1
+    for entries in batches:
+        stream += encode(FrameType.PUBLISH, 1, tag, entries)
+        tag += len(entries)
+    arrived, next_tag = [], 1
+    for piece in cut(stream, at):
+        for type_, _, first_tag, *rest in server.receive_data(piece):
+            if type_ == FrameType.PUBLISH:
+                assert first_tag == next_tag
+                arrived += [[*header, body] for header, bodies in rest[0] for body in bodies]
+                next_tag = 1 + len(arrived)
+    assert arrived == [entry for entries in batches for entry in entries]
+
+
 @given(requests())
 def test_a_request_arrives_as_it_was_sent(frame: list[Any]) -> None:
     server = open_server()

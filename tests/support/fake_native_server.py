@@ -7,7 +7,7 @@ attributes below, and reads what was received in `frames`.
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -16,6 +16,7 @@ from leveret.client.address import parse_url
 from leveret.client.connection import Connector, Settings
 from leveret.protocol.errors import SoftError
 from leveret.protocol.native.connection import FAILED, ServerConnection
+from leveret.protocol.native.framing import LENGTH, MAGIC
 from leveret.protocol.native.layouts import FrameType
 from leveret.protocol.reply_codes import ReplyCode
 
@@ -147,10 +148,12 @@ class FakeNativeServer:
     # The wire
 
     def receive(self, data: bytes) -> None:
-        for event in self.protocol.receive_data(data):
-            assert event[0] != FAILED, f"the client broke the protocol: {event[1]}"
-            self.frames.append(event)
-            self._handle(event)
+        for piece in _frame_by_frame(data):  # together, publishes would come as one
+            for event in self.protocol.receive_data(piece):
+                assert event[0] != FAILED, f"the client broke the protocol: {event[1]}"
+                frame = _as_sent(event) if event[0] == FrameType.PUBLISH else event
+                self.frames.append(frame)
+                self._handle(frame)
         self.deliver_ready()
         self.flush()
 
@@ -324,3 +327,18 @@ class FakeNativeServer:
         return ()
 
     _reject = _nack
+
+
+def _frame_by_frame(data: bytes) -> Iterator[bytes]:
+    at = len(MAGIC) if data.startswith(MAGIC) else 0
+    yield data[:at]
+    while at < len(data):
+        end = at + LENGTH.size + LENGTH.unpack_from(data, at)[0]
+        yield data[at:end]
+        at = end
+
+
+def _as_sent(publishes: Sequence[Any]) -> Frame:
+    """A PUBLISH with all fields in each of its entries."""
+    type_, channel, publish_tag, runs = publishes
+    return [type_, channel, publish_tag, [[*header, body] for header, bodies in runs for body in bodies]]

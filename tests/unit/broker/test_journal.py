@@ -154,6 +154,45 @@ def test_a_copy_settled_before_its_batch_is_left_out_of_it(
     assert batch.blobs[0].live_copies == 1
 
 
+def test_of_messages_that_were_published_together_each_is_packed_as_it_is_by_then(
+    journal: Journal, take: Taker
+) -> None:
+    one, two = StubQueue(1), StubQueue(2)
+    half = BLOB_MAX_BYTES // 2 - 100
+    bodies = [b"1", b"22", b"", b"4" * half, b"5" * half, bytes(3 * BLOB_MAX_BYTES), b"7"]
+    facts = read_facts(PERSISTENT)
+    messages = [
+        Message(number, 1000, "x", "key", PERSISTENT, facts, body) for number, body in enumerate(bodies, 1)
+    ]
+    copies = [QueuedMessage(message, queue, None, 0) for queue in (one, two) for message in messages]  # type: ignore[arg-type]
+    for copy in copies:
+        copy.queue.ready.add(copy)  # type: ignore[attr-defined]
+    journal.publish(messages, copies)
+    for gone in (copies[1], copies[2], copies[2 + len(bodies)], copies[6 + len(bodies)]):
+        settle(journal, gone)
+    found = {}
+    for pieces in take().payloads:
+        payload = b"".join(pieces)
+        assert len(payload) <= BLOB_MAX_BYTES
+        for record_type, start, end in iter_records(payload):
+            if record_type != RecordType.PART:
+                record = records.unpack_publish(payload[start:end])
+                found[record.sequence] = (record_type, record.queue_ids, record.body)
+                assert (record.exchange, record.routing_key, record.properties) == ("x", "key", PERSISTENT)
+    assert {number: ids for number, (_, ids, _) in found.items()} == {
+        1: (1, 2),
+        2: (2,),
+        4: (1, 2),
+        5: (1, 2),
+        6: (1, 2),
+        7: (1,),
+    }
+    assert [number for number, (kind, _, _) in found.items() if kind == RecordType.LARGE] == [6]
+    assert [found[number][2] for number in (1, 2, 4, 5, 7)] == [
+        bodies[number - 1] for number in (1, 2, 4, 5, 7)
+    ]
+
+
 def test_a_stored_copy_is_settled_by_a_record(journal: Journal, publish: Publish, take: Taker) -> None:
     queue = StubQueue(5)
     copies = [copy for _ in range(3) for copy in publish(queue)]

@@ -185,7 +185,7 @@ class TestChannels:
         events = receive(
             server, (FrameType.PUBLISH, 1, 1, [ENTRY, ENTRY]), (FrameType.PUBLISH, 1, 3, [ENTRY])
         )
-        assert [event[0] for event in events] == [FrameType.PUBLISH] * 2
+        assert events == [[FrameType.PUBLISH, 1, 1, [(("", "q", 0, b"\0\0"), [b"body"] * 3)]]]
         error = failure(receive(server, (FrameType.PUBLISH, 1, 5, [ENTRY])))
         assert error.explanation == "PUBLISH: publish_tag 5 on channel 1, 4 is next"
 

@@ -87,6 +87,6 @@ def test_the_publish_of_the_example_is_understood() -> None:
     assert frames == [
         [[FrameType.CHANNEL_OPEN, 1, 1, True, b"", 0]],
         [[FrameType.REPLY, 1, []]],
-        [[FrameType.PUBLISH, 1, 1, [["", "job", 0, b"\x10\x00\x02", b"hi"]]]],
+        [[FrameType.PUBLISH, 1, 1, [(("", "job", 0, b"\x10\x00\x02"), [b"hi"])]]],
         [[FrameType.CONFIRM, 1, [1]]],
     ]
