@@ -117,7 +117,7 @@ async def test_when_the_time_is_over_each_that_is_late_is_told(
 ) -> None:
     server.hold_confirms = True
     messages = some(2 * IN_FLIGHT_MAX)
-    publishing = asyncio.create_task(channel.publish_many(messages, "q", timeout_s=0.05))
+    publishing = asyncio.create_task(channel.publish_many(messages, "q", timeout_s=0.5))
     await turns()
     server.send(FrameType.CONFIRM, 1, [[1, 10]])
     with pytest.raises(PublishFailed) as caught:
