@@ -127,11 +127,10 @@ class LmdbEngine:
             if self._store is None or self._directory is None or self._writer is None or self._reader is None:
                 return
             writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
-            assert self._tail is not None
-            if self._tail.is_known or self._tail.items:
-                with suppress(EngineError):  # what is left in it is for the next start
-                    await writer.submit(Write.end_tail)
+            with suppress(EngineError):  # what is left in the tail is for the next start
+                await writer.submit(self._end_tail)
             await writer.stop()
+            assert self._tail is not None
             await reader.stop()
             self._tail.close()
             self._store.close()
@@ -249,8 +248,14 @@ class LmdbEngine:
 
     async def stats(self) -> EngineStats:
         found = await self._read(partial(read_stats, self._commits, self._last_commit_ms))
-        waiting = 0 if self._tail is None else self._tail.bytes
-        return replace(found, used_bytes=found.used_bytes + waiting, log_bytes=found.log_bytes + waiting)
+        assert self._tail is not None
+        waiting = self._tail.bytes
+        return replace(
+            found,
+            used_bytes=found.used_bytes + waiting,
+            log_bytes=found.log_bytes + waiting,
+            blobs=found.blobs + len(self._tail.items),
+        )
 
     async def _bring_up(self) -> None:
         """See that LMDB has what the tail has."""
@@ -258,6 +263,11 @@ class LmdbEngine:
             await self._write(lambda _: None)
 
     # On the writer thread
+
+    def _end_tail(self, write: Write) -> None:
+        """Nothing more will go there: the store is whole without it."""
+        assert self._tail is not None
+        write.end_tail(is_known=self._tail.is_known)
 
     async def _write(self, operation: Callable[[Write], T]) -> T:
         """Run an operation in the writer's next transaction; returns when it is on the disk."""
@@ -295,7 +305,9 @@ class LmdbEngine:
         appends = [operation for operation in operations if isinstance(operation, _Appending)]
         items = [item for append in appends for item in append.items]
         size = sum(len(item.blob) for item in items)
-        if not tail.is_known or len(appends) < len(operations) or any(append.urgent for append in appends):
+        if not (tail.is_known and items) or len(appends) < len(operations):
+            return None
+        if any(append.urgent for append in appends):
             return None
         started = time.perf_counter()
         if not store.room.has_ahead(tail.bytes + size):
@@ -430,8 +442,9 @@ def _open_tail(store: Store, root: Root) -> Tail:
     path, key = store.path / TAIL_NAME, store.tail_key()
     items = [] if key is None else read_items(path, key, root.groups)
     try:
-        if not path.exists():  # the store was copied without it, empty
+        if not path.exists():  # an older Leveret made the store, or it was copied without, empty
             make_tail(path)
+        if key is None:
             sync_path(store.path)
         return Tail(path, items)
     except OSError as error:

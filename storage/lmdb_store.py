@@ -39,8 +39,11 @@ from .lmdb_rows import (
 from .lmdb_tree import Tree
 from .tail import TAIL_NAME, make_tail
 
-FORMAT = 1
-"""Version of the store's layout (databases, keys, rows); `blob.VERSION` is the blobs' own."""
+FORMAT, FORMAT_WITH_TAIL = 1, 2
+"""Version of the store's layout (databases, keys, rows); `blob.VERSION` is the blobs' own.
+
+A store that was stopped in order needs no tail, and has the format of those that never had one.
+"""
 
 MAP_BYTES = 2**40
 """Address space, not disk: the file grows as it is written. LMDB can never grow beyond it, so it is huge."""
@@ -196,6 +199,12 @@ class Store:
             value = txn.get(KEY_TAIL, db=self.state)
         return None if value is None else unseal("the tail's key", KEY_TAIL, value)
 
+    def set_format(self, txn: Any, number: int) -> None:
+        """Write the superblock with this format, if it has another one."""
+        superblock = check_superblock(self.path, txn.get(KEY_SUPERBLOCK, db=self.state))
+        if superblock["format"] != number:
+            txn.put(KEY_SUPERBLOCK, _superblock(superblock | {"format": number}), db=self.state)
+
     def check(self) -> Root:
         """See that this is our store, its newest state, and whole at its end.
 
@@ -243,12 +252,12 @@ def create_store(directory: DataDirectory) -> None:
         store = Store(path, env, metas, create=True)
         with env.begin(write=True) as txn:
             created = datetime.fromtimestamp((path / "data.mdb").stat().st_mtime, UTC)
-            superblock = {
+            superblock: dict[str, object] = {
                 "format": FORMAT,
                 "engine": "lmdb-0.9",
                 "created": created.isoformat(timespec="seconds"),
             }
-            txn.put(KEY_SUPERBLOCK, seal(KEY_SUPERBLOCK, json.dumps(superblock).encode()), db=store.state)
+            txn.put(KEY_SUPERBLOCK, _superblock(superblock), db=store.state)
             txn.put(KEY_ROOT, pack_root(Root(), store.stamp(txn)), db=store.state)
         store.close()
         make_tail(path / TAIL_NAME)
@@ -292,12 +301,16 @@ def check_superblock(path: Path, value: bytes | None) -> dict[str, object]:
     if value is None:
         raise Corrupt(f"{path} holds an LMDB store that is not Leveret's: it has no superblock")
     superblock: dict[str, object] = json.loads(unseal(f"{path}: the superblock", KEY_SUPERBLOCK, value))
-    if superblock["format"] != FORMAT:
+    if superblock["format"] not in (FORMAT, FORMAT_WITH_TAIL):
         raise Corrupt(
             f"{path} was written by a newer Leveret: "
-            f"it has store format {superblock['format']}, this one knows {FORMAT}"
+            f"it has store format {superblock['format']}, this one knows {FORMAT_WITH_TAIL}"
         )
     return superblock
+
+
+def _superblock(content: dict[str, object]) -> bytes:
+    return seal(KEY_SUPERBLOCK, json.dumps(content).encode())
 
 
 def translate(error: lmdb.Error | OSError, path: Path) -> EngineError:

@@ -33,7 +33,7 @@ from .lmdb_rows import (
     unpack_epoch_key,
     unpack_meta,
 )
-from .lmdb_store import Store
+from .lmdb_store import FORMAT, FORMAT_WITH_TAIL, Store
 
 CHUNK_BYTES = 64 * 4096 - 16
 """Of a checkpoint: fills 64 pages exactly (16 bytes are LMDB's page header), the size of a full blob."""
@@ -76,11 +76,13 @@ class Write:
             self._txn.put(KEY_TAIL, seal(KEY_TAIL, key), db=self._store.state)
         else:
             self._txn.delete(KEY_TAIL, db=self._store.state)
+        self._store.set_format(self._txn, FORMAT_WITH_TAIL if key else FORMAT)
         self.changed = True
 
-    def end_tail(self) -> None:
-        """Nothing more will go there: the store is whole without it."""
-        self.ends_tail = self.changed = True
+    def end_tail(self, *, is_known: bool) -> None:
+        """Take the tail's key away with this transaction, or give it none."""
+        self.ends_tail = True
+        self.changed |= is_known
 
     def touch(self) -> None:
         """Change nothing, yet commit."""

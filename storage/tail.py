@@ -11,7 +11,7 @@ anything, so a move empties the tail in the same instant.
             A payload is blobs, each behind its length (u32). Frames begin at multiples of ALIGN_BYTES.
 
 The key is random: no message body can pass for a frame. A last frame that is not whole is an append that the
-crash has interrupted; a whole one behind it shows that it was not the last.
+crash has interrupted; another one behind it, whole or not, shows that it was not the last.
 
 The writer thread of the engine owns it.
 """
@@ -108,13 +108,18 @@ class Tail:
                 raise
             is_whole = False
         if not is_whole:
-            self._key = b""  # what was written of it must never count: LMDB is to give out another key
+            self._wipe()
             return False
         self._end += len(frame)
         self.groups = states
         self.items += items
         self.bytes += size
         return True
+
+    def _wipe(self) -> None:
+        """What was written of a frame must never count. Raises OSError."""
+        if os.pwrite(self._descriptor, bytes(ALIGN_BYTES), self._end) < ALIGN_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def clear(self, key: bytes) -> None:
         """LMDB has everything, durably, and this key for what comes next; an empty one if nothing will."""
@@ -128,11 +133,13 @@ def new_key() -> bytes:
 
 
 def make_tail(path: Path) -> None:
-    """Make the file, durably, but for its entry in the directory. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    """Make the file, whole or not at all and, but for its entry in the directory, durably. Raises OSError."""
+    new = path.with_suffix(".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
         file.write(bytes(FILE_BYTES))
-    sync_path(path)
+    sync_path(new)
+    new.rename(path)
 
 
 def read_items(path: Path, key: bytes, groups: Mapping[int, GroupState]) -> list[Append]:
@@ -164,14 +171,18 @@ def _read_blobs(path: Path, key: bytes) -> list[bytes]:
         raise Corrupt(
             f"{path} cannot be read, and with it the last appends of the log: {error.strerror}"
         ) from error
+    if len(data) != FILE_BYTES:
+        raise Corrupt(
+            f"{path} has {len(data)} bytes, not {FILE_BYTES}: the last appends of the log are missing"
+        )
     payloads: list[bytes] = []
     offset = 0
     while (payload := _payload_at(data, offset, key)) is not None:
         payloads.append(payload)
         offset += _aligned(HEADER_BYTES + len(payload))
     for later in range(offset + ALIGN_BYTES, len(data), ALIGN_BYTES):
-        if _payload_at(data, later, key) is not None:
-            raise Corrupt(f"{path}: the frame at byte {offset} is damaged, and one behind it is not")
+        if _begins_at(data, later, key):
+            raise Corrupt(f"{path}: the frame at byte {offset} is damaged, and there is one behind it")
     return [blob for payload in payloads for blob in _split(payload)]
 
 
@@ -183,14 +194,19 @@ def _pack(key: bytes, blobs: Iterable[bytes]) -> bytes:
     return frame.ljust(_aligned(len(frame)), b"\0")
 
 
+def _begins_at(data: bytes, offset: int, key: bytes) -> bool:
+    """Whether a frame with this key begins here, whole or not."""
+    return data.startswith(_MAGIC, offset) and data.startswith(key, offset + _START.size)
+
+
 def _payload_at(data: bytes, offset: int, key: bytes) -> bytes | None:
     """Of the frame that begins here, if there is a whole one with this key."""
-    if offset + HEADER_BYTES > len(data):
+    if offset + HEADER_BYTES > len(data) or not _begins_at(data, offset, key):
         return None
-    magic, crc = _START.unpack_from(data, offset)
-    found, length = _BODY.unpack_from(data, offset + _START.size)
+    _, crc = _START.unpack_from(data, offset)
+    _, length = _BODY.unpack_from(data, offset + _START.size)
     end = offset + HEADER_BYTES + length
-    if magic != _MAGIC or found != key or end > len(data):
+    if end > len(data):
         return None
     if google_crc32c.value(data[offset + _START.size : end]) != crc:
         return None

@@ -184,7 +184,7 @@ class Packer:
         packed = [_pack_moved(survivor) for survivor in survivors]
         size = sum(len(head) + len(body) for head, body in packed)
         if victim.parts or size > len(payload) * SPARSE_SHARE:
-            self._blobs.leave_alone(victim)
+            self._blobs.leave_alone(victim, victim.size if victim.parts else size)
             return
         if self._room < size:
             self._start_blob()

@@ -28,7 +28,7 @@ class StoredBlob:
         self.position = position
         self.size = 0  # in bytes, with its parts
         self.parts = range(0)  # positions of the blobs with the body of its one, large message
-        self.copies = 0  # published in it
+        self.copies = 0  # published in it; fewer, if each that is left needs more of it than its share
         self.live_copies = 0  # of them, those that no settle has ended
         self.runs: set[Run] | None = None  # that lie in it, and of which copies are in memory
         self.clean_below = (
@@ -162,9 +162,12 @@ class Blobs(BlobIndex[StoredBlob]):
         self.dead[blob] = None
         self.dead_size += blob.size
 
-    def leave_alone(self, blob: StoredBlob) -> None:
+    def leave_alone(self, blob: StoredBlob, needed_bytes: int) -> None:
         """More of it is alive than it looked like (one body in many queues): look again at half of that."""
         self.sparse.pop(blob, None)
+        self.live_size -= blob.live_size
+        blob.copies = max(blob.live_copies, blob.live_copies * blob.size // needed_bytes)
+        self.live_size += blob.live_size
         blob.clean_below = blob.live_copies * SPARSE_SHARE
 
     def remove(self, blob: StoredBlob) -> None:

@@ -64,9 +64,12 @@ class Cleaner:
         on_disk = [blob for blob in blobs.sparse if blob.position < blobs.under_way_from]
         victims = sorted(on_disk, key=lambda blob: blob.live_size)
         found = await self._read(victims[:AT_ONCE])
+        dead_size = blobs.dead_size
         try:
             for at in range(0, len(victims), AT_ONCE):
-                blobs.hold_publishers(self._excess_bytes > BEHIND_BYTES)
+                is_of_use = blobs.dead_size > dead_size  # the last step
+                blobs.hold_publishers(is_of_use and self._excess_bytes > BEHIND_BYTES)
+                dead_size = blobs.dead_size
                 self._move(victims[at : at + AT_ONCE], found)
                 following = victims[at + AT_ONCE : at + 2 * AT_ONCE]
                 _, found = await asyncio.gather(self._commit(), self._read(following))

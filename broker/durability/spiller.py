@@ -30,6 +30,7 @@ BLOB_BYTES = 256 * 1024  # a larger message has a blob of its own
 AT_ONCE_BYTES = 2 * 1024 * 1024  # of memory: to pack that takes some milliseconds
 BEHIND_BYTES = 48 * 1024 * 1024  # in all windows: above it publishers wait for the spiller
 RETRY_S = 5.0  # after a failure
+HOLD_MAX_S = 1.0  # by then it may long have caught up
 LOOK_MAX = 100  # lanes that are looked at before each read
 INTAKE_BYTES_PER_S = 16 * 1024 * 1024
 """Of all publishers together, while queues that have consumers are spilled.
@@ -78,7 +79,7 @@ class Spiller:
         if self._is_failing or not any(lane.queue.consumer_count for lane in lanes):
             return 0.0
         self._intake_free_at_s = max(self._intake_free_at_s, now_s) + size / INTAKE_BYTES_PER_S
-        return self._intake_free_at_s - now_s
+        return min(self._intake_free_at_s - now_s, HOLD_MAX_S)
 
     def when_caught_up(self, callback: Callable[[], None]) -> None:
         """Call back once, when it is not behind any more."""

@@ -49,6 +49,7 @@ class Transport(asyncio.Protocol):
         self._handshake_timer: asyncio.TimerHandle | None = None
         self._holds = 0  # reasons not to read: the session's, the committer's and the peer's
         self._peer_must_read = False
+        self._unpaced_bytes = 0  # that came since it last published
 
     # What the loop calls
 
@@ -66,6 +67,7 @@ class Transport(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         session, broker = self.session, self._settings.broker
         published, pending_bytes = broker.counters.published, broker.journal.pending_bytes
+        self._unpaced_bytes += len(data)
         if session is None:
             self._choose_wire(data)
         else:
@@ -73,23 +75,31 @@ class Transport(asyncio.Protocol):
         if broker.journal.pending_bytes > UNCOMMITTED_HIGH_BYTES:
             self.pause_input()
             broker.journal.when_durable(self.resume_input)
-        if broker.journal.blobs.publishers_wait:
-            self.pause_input()
-            broker.journal.blobs.when_released(self.resume_input)
-        if broker.spiller.is_behind:
-            self.pause_input()
-            broker.spiller.when_caught_up(self.resume_input)
+        if broker.counters.published > published:
+            self._hold_publisher(is_transient=broker.journal.pending_bytes == pending_bytes)
         self._let_peer_read()
         if len(data) >= FAIR_READ_BYTES:
             # More is waiting, and libuv would read on from this peer, up to 32 buffers, before it looks at
             # anybody else. Let the turn end first: a fast publisher starved its consumer 10 to 20 fold.
-            is_transient = (
-                broker.counters.published > published and broker.journal.pending_bytes == pending_bytes
-            )
-            loop = asyncio.get_running_loop()
-            hold_s = broker.spiller.hold_s(len(data), loop.time()) if is_transient else 0.0
             self.pause_input()
-            loop.call_later(hold_s, self.resume_input)
+            asyncio.get_running_loop().call_soon(self.resume_input)
+
+    def _hold_publisher(self, *, is_transient: bool) -> None:
+        """What it has published may make it wait."""
+        spiller, blobs = self._settings.broker.spiller, self._settings.broker.journal.blobs
+        size, self._unpaced_bytes = self._unpaced_bytes, 0
+        if spiller.is_behind:
+            self.pause_input()
+            spiller.when_caught_up(self.resume_input)
+        if blobs.publishers_wait and not is_transient:
+            self.pause_input()
+            blobs.when_released(self.resume_input)
+        if size >= FAIR_READ_BYTES and is_transient:
+            loop = asyncio.get_running_loop()
+            hold_s = spiller.hold_s(size, loop.time())
+            if hold_s:
+                self.pause_input()
+                loop.call_later(hold_s, self.resume_input)
 
     def _let_peer_read(self) -> None:
         """Deliveries stop by themselves when the socket is full; answers only stop when nothing is asked."""

@@ -46,7 +46,7 @@ def command(trace: Path, data_dir: Path) -> list[str]:
     """
     logs = (data_dir / "log", data_dir / "log.new")
     paths = [data_dir.parent, data_dir, data_dir / "lock", *logs]
-    paths += [log / name for log in logs for name in ("data.mdb", "tail", MAPPED)]
+    paths += [log / name for log in logs for name in ("data.mdb", "tail", "tail.new", MAPPED)]
     calls = ",".join(_MODELLED + _NOT_MODELLED)
     watched = [word for path in paths for word in ("-P", str(path))]
     options = ["-D", "-f", "-q", "-ttt", "-xx", "--seccomp-bpf", "-s", str(_STRING_MAX_BYTES), "-e", calls]

@@ -74,7 +74,9 @@ def test_what_ends_before_a_blob_is_entered_counts_when_it_is(blobs: Blobs) -> N
 
 def test_a_blob_left_alone_is_looked_at_again_at_half_of_what_lives(blobs: Blobs) -> None:
     blob = entered(blobs, 1, live=4)
-    blobs.leave_alone(blob)
+    assert blob.live_size == pytest.approx(40)
+    blobs.leave_alone(blob, 100)
+    assert blob.live_size == blobs.live_size == pytest.approx(100), "so that nobody waits for nothing"
     assert list(blobs.sparse) == []
     blob.release(2)
     assert list(blobs.sparse) == []

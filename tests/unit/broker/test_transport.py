@@ -70,27 +70,6 @@ async def test_it_waits_for_the_log(
     assert socket.is_read
 
 
-async def test_it_waits_for_the_cleaner(house: House, transport: Transport, socket: FakeSocket) -> None:
-    house.broker.journal.blobs.hold_publishers(True)
-    transport.data_received(PROTOCOL_HEADER)
-    house.commit()
-    assert not socket.is_read
-    house.broker.journal.blobs.hold_publishers(False)
-    assert socket.is_read
-
-
-async def test_it_waits_for_the_spiller(
-    house: House, transport: Transport, socket: FakeSocket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Spiller, "is_behind", True)
-    transport.data_received(PROTOCOL_HEADER)
-    await house.broker.spiller.spill()
-    assert not socket.is_read
-    monkeypatch.setattr(Spiller, "is_behind", False)
-    await house.broker.spiller.spill()
-    assert socket.is_read
-
-
 @pytest.fixture
 def holds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The spiller lets nobody who has to wait for it go on; what it was asked for."""
@@ -132,7 +111,7 @@ async def test_a_publisher_of_transient_messages_goes_at_the_pace_of_the_spiller
 ) -> None:
     load.published = 10
     transport.data_received(LARGE)
-    assert holds == [len(LARGE)]
+    assert holds == [len(PROTOCOL_HEADER) + len(LARGE)]
     await asyncio.sleep(0)
     assert not socket.is_read
 
@@ -147,3 +126,43 @@ async def test_others_only_let_the_turn_end(
     assert holds == []
     await asyncio.sleep(0.001)
     assert socket.is_read
+
+
+async def test_who_has_published_waits_for_the_cleaner(
+    house: House, load: Load, transport: Transport, socket: FakeSocket
+) -> None:
+    blobs = house.broker.journal.blobs
+    blobs.hold_publishers(True)
+    transport.data_received(b"acks")
+    assert socket.is_read
+    load.published, load.pending_bytes = 1, 1000
+    transport.data_received(b"a publish")
+    assert not socket.is_read
+    blobs.hold_publishers(False)
+    assert socket.is_read
+
+
+async def test_who_has_published_waits_for_the_spiller(
+    house: House, load: Load, transport: Transport, socket: FakeSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spiller, "is_behind", True)
+    transport.data_received(b"acks")
+    assert socket.is_read
+    load.published = 1
+    transport.data_received(b"a publish")
+    await house.broker.spiller.spill()
+    assert not socket.is_read
+    monkeypatch.setattr(Spiller, "is_behind", False)
+    await house.broker.spiller.spill()
+    assert socket.is_read
+
+
+async def test_a_large_transient_message_goes_at_that_pace_as_a_whole(
+    load: Load, transport: Transport, holds: list[int]
+) -> None:
+    for _ in range(3):
+        transport.data_received(LARGE)
+    assert holds == []
+    load.published = 1
+    transport.data_received(b"its end")
+    assert holds == [len(PROTOCOL_HEADER) + 3 * len(LARGE) + len(b"its end")]

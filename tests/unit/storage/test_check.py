@@ -146,10 +146,10 @@ def test_a_newer_blob_is_called_newer(path: Path) -> None:
 
 def test_a_newer_store_is_called_newer(path: Path) -> None:
     def make_newer(store: Store, txn: Any, root: Root) -> None:
-        txn.put(KEY_SUPERBLOCK, seal(KEY_SUPERBLOCK, json.dumps({"format": 2}).encode()), db=store.state)
+        txn.put(KEY_SUPERBLOCK, seal(KEY_SUPERBLOCK, json.dumps({"format": 3}).encode()), db=store.state)
 
     tamper(path, make_newer)
-    with pytest.raises(Corrupt, match="written by a newer Leveret: it has store format 2, this one knows 1"):
+    with pytest.raises(Corrupt, match="written by a newer Leveret: it has store format 3, this one knows 2"):
         recover(path)
     assert len(check_directory(path).findings) == 1
 

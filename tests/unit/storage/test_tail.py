@@ -2,10 +2,12 @@
 lost on the way to LMDB.
 """
 
+import asyncio
 import errno
 import os
 import random
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from leveret.storage.check import check_directory
 from leveret.storage.compact import compact_directory
 from leveret.storage.engine import Ambiguous, Append, Corrupt, LogEngine, Position
 from leveret.storage.group import GroupState
+from leveret.storage.lmdb_rows import KEY_SUPERBLOCK
+from leveret.storage.lmdb_store import FORMAT, FORMAT_WITH_TAIL, Store, check_superblock
 from leveret.storage.tail import ALIGN_BYTES, APPEND_BYTES_MAX, FILE_BYTES, Tail, make_tail, read_items
 
 KEY, OTHER_KEY = bytes(range(16)), bytes(16)
@@ -102,8 +106,35 @@ class TestFile:
         for page in range(2):
             for at in range(page * ALIGN_BYTES, page * ALIGN_BYTES + 100):
                 path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-                with pytest.raises(Corrupt, match="is damaged, and one behind it is not"):
+                with pytest.raises(Corrupt, match="is damaged, and there is one behind it"):
                     read_items(path, KEY, GROUPS)
+
+    def test_frames_that_are_all_damaged_are_noticed(self, path: Path, tail: Tail, owner: LogOwner) -> None:
+        """Also when no whole one lies behind the first of them: an interrupted append is one frame."""
+        for number in range(4):
+            tail.place([owner.make(b"%d" % number)], GROUPS)
+        data = bytearray(path.read_bytes())
+        for page in range(2, 4):
+            data[page * ALIGN_BYTES + 50] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(Corrupt, match="the frame at byte 8192 is damaged"):
+            read_items(path, KEY, GROUPS)
+
+    @pytest.mark.parametrize("size", [0, ALIGN_BYTES, FILE_BYTES - 1])
+    def test_a_shorter_file_is_refused(self, path: Path, tail: Tail, owner: LogOwner, size: int) -> None:
+        tail.place([owner.make(b"1")], GROUPS)
+        os.truncate(path, size)
+        with pytest.raises(Corrupt, match="are missing"):
+            read_items(path, KEY, GROUPS)
+
+    def test_it_is_made_whole_or_not_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def sync(_: Path) -> None:
+            raise OSError(errno.ENOSPC, "no room")
+
+        monkeypatch.setattr(module, "sync_path", sync)
+        with pytest.raises(OSError, match="no room"):
+            make_tail(tmp_path / "other")
+        assert not (tmp_path / "other").exists()
 
     def test_no_flipped_bit_changes_what_is_read(self, path: Path, tail: Tail, owner: LogOwner) -> None:
         item = owner.make(b"1")
@@ -152,16 +183,29 @@ class TestFile:
         first, second = owner.make(b"1"), owner.make(b"2")
         tail.place([first], GROUPS)
 
+        write, answers = os.pwrite, [how]
+
         def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-            if how == "error":
+            written = write(descriptor, data, offset)
+            if not answers:
+                return written
+            if answers.pop() == "error":
                 raise OSError(errno.ENOSPC, "no room")
-            return len(data) - 1
+            return written - 1
 
         monkeypatch.setattr(module.os, "pwrite", pwrite)
         assert tail.place([second], GROUPS) is None
-        assert not tail.is_known
         assert tail.items == [first]
         assert read_items(path, KEY, GROUPS) == [first]
+        assert tail.place([second], GROUPS) == [2]
+        assert read_items(path, KEY, GROUPS) == [first, second]
+
+    def test_a_disk_on_which_that_cannot_be_undone(
+        self, tail: Tail, owner: LogOwner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module.os, "pwrite", lambda *_: 0)
+        with pytest.raises(OSError, match="No space left"):
+            tail.place([owner.make(b"1")], GROUPS)
 
     def test_a_missing_file(self, path: Path) -> None:
         path.unlink()
@@ -180,6 +224,12 @@ async def crashed_with(kit: LmdbKit, *payloads: bytes) -> tuple[LogEngine, dict[
     for item in items[1:]:
         expected[int(await owner.append_item(item))] = item.blob
     return engine, expected
+
+
+def format_of(kit: LmdbKit) -> object:
+    """Of a store that nobody has open."""
+    with closing(Store.open(kit.path / "log", readonly=True)) as store, store.reading() as txn:
+        return check_superblock(kit.path, txn.get(KEY_SUPERBLOCK, db=store.state))["format"]
 
 
 def tail_of(kit: LmdbKit) -> Path:
@@ -222,12 +272,20 @@ async def test_the_log_is_read_to_its_end(kit: LmdbKit) -> None:
 
 async def test_what_lies_in_it_counts_as_used(kit: LmdbKit) -> None:
     engine, _ = await crashed_with(kit)
-    before = await engine.stats()
     owner = await LogOwner.acquire(engine)
+    before = await engine.stats()
     await owner.append(bytes(50_000))
     after = await engine.stats()
     assert after.log_bytes - before.log_bytes >= 50_000
     assert after.used_bytes - before.used_bytes >= 50_000
+    assert after.blobs - before.blobs == 1
+
+
+async def test_nothing_is_written_for_nothing(kit: LmdbKit) -> None:
+    engine, _ = await crashed_with(kit)
+    before = tail_of(kit).read_bytes()
+    assert await engine.append([]) == []
+    assert tail_of(kit).read_bytes() == before
 
 
 async def test_an_engine_that_was_closed_needs_no_tail(kit: LmdbKit) -> None:
@@ -237,6 +295,27 @@ async def test_an_engine_that_was_closed_needs_no_tail(kit: LmdbKit) -> None:
     assert check_directory(kit.path).is_sound
     engine = await kit.open()
     assert await read_all(engine) == expected
+
+
+async def test_an_engine_that_is_closed_at_once_needs_no_tail(kit: LmdbKit) -> None:
+    """Its first transaction is under way."""
+    engine = await kit.open()
+    acquiring = asyncio.create_task(engine.acquire(0, "test"))
+    await asyncio.sleep(0)
+    await engine.close()
+    await acquiring
+    tail_of(kit).unlink()
+    assert check_directory(kit.path).is_sound
+
+
+async def test_a_leveret_without_tails_refuses_a_store_that_needs_one(kit: LmdbKit) -> None:
+    """By its format, which is the old one again after a stop in order."""
+    await crashed_with(kit, b"1")
+    kit.lose_process()
+    assert format_of(kit) == FORMAT_WITH_TAIL
+    engine = await kit.open()
+    await engine.close()
+    assert format_of(kit) == FORMAT
 
 
 async def test_without_its_tail_a_crashed_store_is_refused(kit: LmdbKit) -> None:
@@ -315,9 +394,16 @@ async def test_a_disk_without_room_is_no_end(kit: LmdbKit, monkeypatch: pytest.M
     engine = await kit.open()
     owner = await LogOwner.acquire(engine)
     await owner.append(b"1")
-    with monkeypatch.context() as patch:
-        patch.setattr(module.os, "pwrite", lambda *_: 0)
-        await owner.append(b"2")
+    write, failures = os.pwrite, [errno.ENOSPC]
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if failures:
+            raise OSError(failures.pop(), "no room")
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(module.os, "pwrite", pwrite)
+    await owner.append(b"2")
+    assert not failures
     await owner.append(b"3", b"4")
     assert len(await read_all(await kit.crash())) == 4
 
