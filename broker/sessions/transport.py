@@ -83,6 +83,8 @@ class Transport(asyncio.Protocol):
             # anybody else. Let the turn end first: a fast publisher starved its consumer 10 to 20 fold.
             self.pause_input()
             asyncio.get_running_loop().call_soon(self.resume_input)
+        else:
+            self._unpaced_bytes = 0  # no part of a large message
 
     def _hold_publisher(self, *, is_transient: bool) -> None:
         """What it has published may make it wait."""
