@@ -32,7 +32,7 @@ ACKS_WAIT_S = 0.005
 Nobody is told when an ack is durable. A publisher that waits for each confirm met the commit of the ack
 before: every second commit was for nothing but one ack (its rate: 1.25 times what it was).
 """
-LANES_AT_ONCE = 256  # looked at before others get their turn
+LANES_AT_ONCE = 64  # looked at before others get their turn
 WORTH_RECLAIMING_BYTES = 1024 * 1024  # of dead blobs, while the disk is low
 PARTS_AT_ONCE = 16  # blobs of a large message in one append: 4 MiB
 

@@ -10,6 +10,7 @@ from itertools import islice
 from .lane import LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
 
 LOOK_MAX = 1000  # lanes at a time
+TRY_MAX = 50  # of them, those that are to let go: some 50 us each
 WINDOWS_BYTES = 32 * 1024 * 1024  # of all lanes together, before each must be content with very little
 TIGHT_READ_COPIES = 16  # what a lane gets back at a time then
 
@@ -85,7 +86,7 @@ class Windows:
             weight = self._weights.pop(lane)
             self._weights[lane] = weight  # it is the last one now
             self.weigh(lane)
-        for lane, stuck in list(islice(self._stuck.items(), LOOK_MAX)):
+        for lane, stuck in list(islice(self._stuck.items(), TRY_MAX)):
             del self._stuck[lane]
             self._stuck[lane] = stuck * 3 // 4
             self.fit(lane)

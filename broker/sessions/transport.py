@@ -6,6 +6,7 @@ The first bytes decide which wire it is. A transport knows no method and no mess
 import asyncio
 import ipaddress
 import logging
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 WRITE_HIGH_BYTES = 1 << 20  # above it the peer counts as slow: its consumers get nothing until it has read
 FAIR_READ_BYTES = 64 << 10  # in one piece: the peer has its turn, now the others
+FAIR_S = 0.004  # what a peer may send is taken in pieces of about so much work
+PIECE_BYTES_MIN = 4 << 10
+ASSUMED_S_PER_BYTE = 0.2e-6  # while nothing is known: of acks, each by itself. Messages of 1 KiB: a fiftieth
 UNREAD_HIGH_BYTES = 16 << 20  # above it the peer may ask nothing more until it has read its answers
 # Above it nobody may publish more until the disk has caught up: as much as can be packed in some 15 ms.
 UNCOMMITTED_HIGH_BYTES = 4 << 20
@@ -50,6 +54,8 @@ class Transport(asyncio.Protocol):
         self._holds = 0  # reasons not to read: the session's, the committer's and the peer's
         self._peer_must_read = False
         self._unpaced_bytes = 0  # that came since it last published
+        self._s_per_byte = ASSUMED_S_PER_BYTE  # of the last piece
+        self._rest = b""  # was read, and waits for the peer's next turn; one of the holds
 
     # What the loop calls
 
@@ -65,6 +71,28 @@ class Transport(asyncio.Protocol):
         self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
+        size = max(PIECE_BYTES_MIN, int(FAIR_S / self._s_per_byte))
+        piece = data if len(data) <= size else data[:size]
+        started = time.perf_counter()
+        self._receive(piece)
+        if len(piece) >= PIECE_BYTES_MIN:
+            self._s_per_byte = max((time.perf_counter() - started) / len(piece), 1e-9)
+        if piece is not data:
+            self._rest = data[size:]
+            self.pause_input()
+            asyncio.get_running_loop().call_soon(self._receive_rest)
+
+    def _receive_rest(self) -> None:
+        """In a turn of its own, once nothing else keeps the peer from being read."""
+        if not self._rest or self._holds > 1 or self._socket is None:
+            return
+        rest, self._rest = self._rest, b""
+        self._holds = 0  # the rest was the last one
+        self.data_received(rest)
+        if not self._holds:
+            self._read_on()
+
+    def _receive(self, data: bytes) -> None:
         session, broker = self.session, self._settings.broker
         published, pending_bytes = broker.counters.published, broker.journal.pending_bytes
         self._unpaced_bytes += len(data)
@@ -178,7 +206,13 @@ class Transport(asyncio.Protocol):
 
     def resume_input(self) -> None:
         self._holds -= 1
-        if self._holds == 0 and self._socket is not None and not self._socket.is_closing():
+        if self._holds == 1 and self._rest:
+            asyncio.get_running_loop().call_soon(self._receive_rest)
+        elif self._holds == 0:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._socket is not None and not self._socket.is_closing():
             self._socket.resume_reading()
 
     def close_after(self, delay_s: float) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 from daemon import TIMEOUT_FACTOR, Daemon
@@ -18,11 +18,29 @@ PATIENCE_S = 60 * TIMEOUT_FACTOR
 QUICK = Reconnect(first_delay_s=0.02, max_delay_s=0.1)
 
 
+class Lives:
+    """Of the broker: which one it is."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    async def end(self, daemon: Daemon, *connections: Connection) -> None:
+        """Kill it; returns when all that it sent was taken, and the next one runs."""
+        await asyncio.to_thread(daemon.kill)
+        while any(connection.is_connected for connection in connections):  # noqa: ASYNC110 # it will be soon
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)  # what was read is handled
+        self.now += 1
+        await asyncio.to_thread(daemon.start)
+
+
 class Publishers:
     """Several channels of one connection, on which numbers are published until `stop`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, lives: Lives) -> None:
         self.connection = connection
+        self.lives = lives
+        self.confirmed_in: dict[bytes, int] = {}
         self.confirmed: list[list[int]] = [[] for _ in range(PUBLISHERS)]
         self._stopping = False
         self._progress = asyncio.Event()
@@ -56,13 +74,15 @@ class Publishers:
     async def _work(self, publisher: int, channel: Channel, numbers) -> None:  # type: ignore[no-untyped-def]
         for number in numbers:
             if number % 7:
-                await channel.publish(Message(b"%d %d" % (publisher, number)), "", exchange="all")
+                bodies = [b"%d %d" % (publisher, number)]
+                await channel.publish(Message(bodies[0]), "", exchange="all")
                 self.confirmed[publisher].append(number)
             else:
                 many = [next(numbers) for _ in range(5)]
                 bodies = [b"%d %d" % (publisher, one) for one in (number, *many)]
                 await channel.publish_many([Message(body) for body in bodies], "", exchange="all")
                 self.confirmed[publisher] += [number, *many]
+            self.confirmed_in |= dict.fromkeys(bodies, self.lives.now)
             self._progress.set()
             if self._stopping:
                 return
@@ -71,8 +91,10 @@ class Publishers:
 class Consumed:
     """What a consumer has seen, and acked as soon as it did."""
 
-    def __init__(self) -> None:
-        self.first_deliveries: Counter[bytes] = Counter()
+    def __init__(self, lives: Lives) -> None:
+        self.lives = lives
+        self.first_deliveries: defaultdict[bytes, list[int]] = defaultdict(list)
+        """The lives in which it came and was not redelivered."""
         self.seen: set[bytes] = set()
         self.news = asyncio.Event()
 
@@ -80,7 +102,7 @@ class Consumed:
         async with message.process():
             self.seen.add(message.body)
             if not message.redelivered:
-                self.first_deliveries[message.body] += 1
+                self.first_deliveries[message.body].append(self.lives.now)
             self.news.set()
 
 
@@ -108,13 +130,14 @@ async def test_50_kills_lose_nothing_and_double_nothing(daemon: Daemon) -> None:
         work = await channel.declare_queue("work", durable=True)
         for queue in (ledger, work):
             await queue.bind(exchange)
-        consumed = Consumed()
+        lives = Lives()
+        consumed = Consumed(lives)
         await work.consume(consumed.take, concurrency=8)
-        publishers = Publishers(publishing)
+        publishers = Publishers(publishing, lives)
         for _ in range(KILLS):
             async with asyncio.timeout(PATIENCE_S):
                 await publishers.reach(publishers.count + chance.randrange(CONFIRMS_BETWEEN_KILLS))
-            await asyncio.to_thread(daemon.restart, kill=True)
+            await lives.end(daemon, publishing, consuming)
         async with asyncio.timeout(PATIENCE_S):
             await publishers.stop()
             confirmed = {
@@ -131,4 +154,6 @@ async def test_50_kills_lose_nothing_and_double_nothing(daemon: Daemon) -> None:
         numbers = [int(body.split()[1]) for body in found if body.startswith(b"%d " % publisher)]
         assert numbers == sorted(numbers)
     assert consumed.seen == confirmed
-    assert max(consumed.first_deliveries.values()) == 1
+    # The first time comes twice only if the kill undid a publish that nobody had been told of yet.
+    for body, its_lives in consumed.first_deliveries.items():
+        assert all(life < publishers.confirmed_in[body] for life in its_lives[:-1]), body

@@ -84,18 +84,30 @@ def holds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Load:
-    """What a large read does to the broker, in the place of a session that takes it apart."""
+    """What a read does to the broker, in the place of a session that takes it apart."""
 
     def __init__(self, house: House, transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
         transport.data_received(PROTOCOL_HEADER)
         self.published = self.pending_bytes = 0
         broker = house.broker
 
+        self.seconds = 0.0
+        self.received: list[bytes] = []
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self._now_s)
+        self._now_s = 0.0
+
         def receive_data(_: AmqpSession, data: bytes) -> None:
+            self.received.append(data)
+            self._now_s += self.seconds
             broker.counters.published += self.published
             broker.journal.pending_bytes += self.pending_bytes
 
         monkeypatch.setattr(AmqpSession, "receive_data", receive_data)
+
+    def begin(self, transport: Transport) -> None:
+        """What is read takes no time, and the transport has seen that."""
+        transport.data_received(bytes(module.PIECE_BYTES_MIN))
+        self.received.clear()
 
 
 @pytest.fixture
@@ -109,6 +121,7 @@ LARGE = bytes(module.FAIR_READ_BYTES)
 async def test_a_publisher_of_transient_messages_goes_at_the_pace_of_the_spiller(
     load: Load, transport: Transport, socket: FakeSocket, holds: list[int]
 ) -> None:
+    load.begin(transport)
     load.published = 10
     transport.data_received(LARGE)
     assert holds == [len(LARGE)]
@@ -160,9 +173,74 @@ async def test_who_has_published_waits_for_the_spiller(
 async def test_a_large_transient_message_goes_at_that_pace_as_a_whole(
     load: Load, transport: Transport, holds: list[int]
 ) -> None:
+    load.begin(transport)
     for _ in range(3):
         transport.data_received(LARGE)
     assert holds == []
     load.published = 1
     transport.data_received(b"its end")
     assert holds == [3 * len(LARGE) + len(b"its end")]
+
+
+MANY = bytes(range(256)) * 1000
+
+
+async def turn() -> None:
+    """The other callbacks have been called."""
+    await asyncio.sleep(0)
+
+
+async def test_what_is_quick_is_taken_at_once(load: Load, transport: Transport) -> None:
+    load.begin(transport)
+    load.seconds = 0.001
+    transport.data_received(MANY)
+    transport.data_received(MANY)
+    assert load.received == [MANY, MANY]
+
+
+async def test_what_takes_long_is_taken_in_pieces(
+    load: Load, transport: Transport, socket: FakeSocket
+) -> None:
+    """Thousands of acks, say: each turn of the loop has a piece of them, and nothing is read meanwhile."""
+    load.seconds = 1.0
+    transport.data_received(MANY)
+    turns = 0
+    while b"".join(load.received) != MANY:
+        assert not socket.is_read
+        assert len(load.received) == turns + 1
+        await turn()
+        turns += 1
+    assert turns > 10
+    for _ in range(3):
+        await turn()
+    assert socket.is_read
+    assert b"".join(load.received) == MANY
+
+
+async def test_the_rest_waits_for_what_everything_waits_for(
+    house: House, load: Load, transport: Transport, socket: FakeSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load.seconds = 0.02
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "UNCOMMITTED_HIGH_BYTES", -1)
+        transport.data_received(MANY)
+    taken = len(load.received)
+    for _ in range(5):
+        await turn()
+    assert len(load.received) == taken
+    assert not socket.is_read
+    house.commit()
+    load.seconds = 0.0
+    for _ in range(100):
+        await turn()
+    assert b"".join(load.received) == MANY
+    assert socket.is_read
+
+
+async def test_nothing_more_is_taken_of_a_peer_that_is_gone(load: Load, transport: Transport) -> None:
+    load.seconds = 1.0
+    transport.data_received(MANY)
+    transport.connection_lost(None)
+    for _ in range(5):
+        await turn()
+    assert len(load.received) == 1
