@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 GROUP = 0  # the one group of a broker that owns everything
 NODE = "leveret"
 TICK_S = 0.5  # how often heartbeats are looked at
-# Connections are in cycles, so garbage is collected when some have gone.
-GC_AFTER_CONNECTIONS = 200
+# Connections and channels are in cycles, so garbage is collected when some have gone.
+GC_AFTER_CLOSED = 200
 BACKLOG = 1024  # connections that wait for accept
 GOODBYE_S = 1.0  # for clients to read why we leave; one that only publishes now and then never looks
 EXIT_COMMIT_FAILED = 3
@@ -308,8 +308,8 @@ class Server:
             connection.take_back_overdue(now_s)
         broker.producers.forget_old()
         broker.windows.weigh_some()
-        closed = broker.counters.connections_closed
-        if closed - self._closed_at_collection >= GC_AFTER_CONNECTIONS:
+        closed = broker.counters.connections_closed + broker.counters.channels_closed
+        if closed - self._closed_at_collection >= GC_AFTER_CLOSED:
             self._closed_at_collection = closed
             gc.collect()
 
