@@ -31,10 +31,7 @@ EXIT_AT_ONCE = 1
 def serve(config: Config) -> int:
     """Run a broker until it is told to stop. Returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # The garbage collector walks every message in memory (100 ms for 100,000) and finds nothing: messages are
-    # in no cycles. Its young generation is no smaller: where as much goes as comes it is not looked at for
-    # long, and then takes up to 70 ms. The server sees to the cycles that there are.
-    gc.disable()
+    gc.disable()  # see garbage.py
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(config))
 

@@ -16,7 +16,6 @@ so that a broker can also live in a thread of somebody else's process (`leveret.
 import asyncio
 import contextlib
 import errno
-import gc
 import logging
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -36,6 +35,7 @@ from ..sessions.session import SessionSettings
 from ..sessions.transport import Transport
 from ..timers import LoopTimers
 from .config import Config, ConfigError
+from .garbage import Garbage
 from .resources import ResourceWatch, limits_of
 from .tls import TlsListener
 
@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 GROUP = 0  # the one group of a broker that owns everything
 NODE = "leveret"
 TICK_S = 0.5  # how often heartbeats are looked at
-# Connections and channels are in cycles, so garbage is collected when some have gone.
-GC_AFTER_CLOSED = 200
 BACKLOG = 1024  # connections that wait for accept
 GOODBYE_S = 1.0  # for clients to read why we leave; one that only publishes now and then never looks
 EXIT_COMMIT_FAILED = 3
@@ -95,7 +93,7 @@ class Server:
         self._stop = asyncio.Event()
         self._goodbye_s = GOODBYE_S
         self._committer: Committer | None = None  # from the end of recovery on
-        self._closed_at_collection = 0  # connections, when garbage was collected last
+        self._garbage = Garbage()
         self.is_ready = False
 
     async def log_stats(self) -> EngineStats:
@@ -224,6 +222,7 @@ class Server:
 
     def _transport_closed(self, transport: Transport) -> None:
         self._transports.discard(transport)
+        self._garbage.closed += 1
         if not self._transports:
             self._no_transports.set()
 
@@ -308,10 +307,7 @@ class Server:
             connection.take_back_overdue(now_s)
         broker.producers.forget_old()
         broker.windows.weigh_some()
-        closed = broker.counters.connections_closed + broker.counters.channels_closed
-        if closed - self._closed_at_collection >= GC_AFTER_CLOSED:
-            self._closed_at_collection = closed
-            gc.collect()
+        self._garbage.look(now_s)
 
 
 @contextlib.contextmanager
