@@ -212,7 +212,9 @@ class Experiment:
             self._complain("the broker ended by itself")
 
     def _check_store(self) -> None:
-        """What `leveret check` does."""
+        """What `leveret check` does; the first start may have died before there was anything."""
+        if not (self._daemon.data_dir / "log").exists():
+            return
         findings = check_directory(self._daemon.data_dir, inspect).findings
         self.outcome.complaints += [f"leveret check: {finding}" for finding in findings]
 
