@@ -1,20 +1,8 @@
 """The ack timeout of deliveries that were extended: it starts anew with each extension."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from native_house import F, Peer, entry
 from whole_broker import WholeBroker
-
-from leveret.storage.memory import MemoryEngine
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[WholeBroker]:
-    engine = MemoryEngine()
-    await engine.open()
-    yield await WholeBroker(engine).start()
-    await engine.close()
 
 
 async def delivered(house: WholeBroker, count: int, timeout_ms: int = 10_000) -> Peer:

@@ -1,23 +1,12 @@
 """ACK of a range on the native wire: as if each of its tags were acked by itself, in order."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from native_house import F, Peer, entry
 from whole_broker import WholeBroker
 
 from leveret.broker.queues.queue import Queue
-from leveret.storage.memory import MemoryEngine
 
 UNKNOWN = "PRECONDITION_FAILED - unknown delivery tag "
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[WholeBroker]:
-    engine = MemoryEngine()
-    await engine.open()
-    yield await WholeBroker(engine).start()
-    await engine.close()
 
 
 @pytest.fixture

@@ -1,20 +1,8 @@
 """Several PUBLISH frames in one read are published together; to the client it looks as if each came alone."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from native_house import F, Peer, entry
 from whole_broker import WholeBroker
-
-from leveret.storage.memory import MemoryEngine
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[WholeBroker]:
-    engine = MemoryEngine()
-    await engine.open()
-    yield await WholeBroker(engine).start()
-    await engine.close()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The native session over the real domain, without sockets: a client's frames in, the broker's frames out."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from native_house import F, Peer, entry
 from whole_broker import PERSISTENT, TRANSIENT, WholeBroker
@@ -18,14 +16,6 @@ from leveret.protocol.native.connection import BATCH_BYTES, ENTRY_OVERHEAD_BYTES
 from leveret.protocol.native.framing import LENGTH
 from leveret.protocol.reply_codes import ReplyCode
 from leveret.storage.memory import MemoryEngine
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[WholeBroker]:
-    engine = MemoryEngine()
-    await engine.open()
-    yield await WholeBroker(engine).start()
-    await engine.close()
 
 
 @pytest.fixture
