@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from . import plain_file
 from .broker import MB, STARTING, Broker
 from .consuming import Consumed, drain, first_delivery
 from .publishing import Load, Published, declare, message_count, publish
@@ -29,6 +30,7 @@ class Backlog(Scenario):
 
     def run(self, stage: Stage) -> None:
         report = stage.report
+        self._write_plain_file(stage)
         with Broker(stage.directory) as broker:
             declare(broker.port, [QUEUE])
             load = Load(broker.port, (QUEUE,), self.messages, self.size, stage.progress().path)
@@ -45,7 +47,13 @@ class Backlog(Scenario):
             broker.end_phase("first delivery after SIGTERM")
             self._drain(stage, broker, replace(load, port=broker.port), empty.anonymous)
             broker.end_phase("drain")
-            broker.lag.report(report, self.lag_ms, STARTING)
+            broker.lag.report(report, self.lag_ms, STARTING, stage.machine.stops())
+
+    def _write_plain_file(self, stage: Stage) -> None:
+        size = self.messages * self.size
+        stage.report.phase(f"write a plain file of {size / MB:,.0f} MB")
+        percent = plain_file.last_percent(stage.directory, size)
+        stage.report.note("a plain file of that size, last tenth", f"{percent:.0f} % of the first")
 
     def _publish(self, stage: Stage, broker: Broker, load: Load) -> None:
         report = stage.report

@@ -40,6 +40,7 @@ class Broker:
         self.lag = LagBook()
         self._http_port = 0
         self._log = directory / "broker.log"
+        self._lines_seen = 0
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +63,7 @@ class Broker:
         began = time.monotonic()
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "leveret", *serve, "--log-level", "warning"],
+                [sys.executable, "-m", "leveret", *serve, "--log-level", "debug"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -93,7 +94,9 @@ class Broker:
         self._reap()
 
     def end_phase(self, phase: str) -> None:
-        self.lag.close(phase, self.metrics())
+        lines = self.output.splitlines()
+        self.lag.close(phase, self.metrics(), lines[self._lines_seen :])
+        self._lines_seen = len(lines)
 
     def metrics(self) -> dict[str, float]:
         """By series, as Prometheus's text has them."""

@@ -39,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="leveret-scale-", dir=data_dir) as directory:
             scenario.check_room(Path(directory))
-            with Machine() as machine:
-                scenario.run(Stage(Path(directory), report))
-            machine.report(report)
+            with Machine(Path(directory)) as machine:
+                scenario.run(Stage(Path(directory), report, machine))
     except NoRoom as error:
         print(f"NOT RUN: {error}", file=sys.stderr)
         return EXIT_NOT_RUN

@@ -57,7 +57,7 @@ class Fanout(Scenario):
             report.note(
                 "memory at most", f"RssAnon {watch.peak.anonymous:.0f} MB, VmRSS {watch.peak.resident:.0f} MB"
             )
-            broker.lag.report(report, self.lag_ms, STARTING)
+            broker.lag.report(report, self.lag_ms, STARTING, stage.machine.stops())
 
 
 def _bind(port: int, queues: Sequence[str]) -> None:

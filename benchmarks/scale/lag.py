@@ -1,17 +1,44 @@
-"""How long the broker's event loop was held up in each phase, from the broker's own metrics.
+"""How long the broker's event loop was held up in each phase, from the broker's own metrics and log.
 
-The broker counts the lag of its probes in histograms and keeps the worst since its start
-(broker/daemon/loop_lag.py); here that becomes one figure per phase.
+The broker counts the lag of its probes in histograms, and logs what was long (broker/daemon/loop_lag.py);
+here that becomes one figure per phase, and one claim, without what a witness beside it suffered as well
+(machine.py).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from .claims import Report
+from .machine import Stop
 
 LAG_MAX_MS = 20.0
 Metrics = Mapping[str, float]
+
+_LOGGED = re.compile(r"the event loop was held up for ([\d.]+) ms, ([\d.]+) of them computing")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The loop was held up, and not because the machine ran others."""
+
+    ended_s: float  # seconds since the epoch, to some milliseconds
+    ms: float
+    cpu_ms: float
+
+    @classmethod
+    def logged(cls, line: str) -> "Block | None":
+        """What a line of the broker's log says."""
+        found = _LOGGED.search(line)
+        if found is None:
+            return None
+        instant = datetime.fromisoformat(line.split(" ", 1)[0])
+        return cls(instant.timestamp(), float(found[1]), float(found[2]))
+
+    def is_in(self, stop: Stop) -> bool:
+        """Whether it and this stop have a moment in common."""
+        return stop.began_s <= self.ended_s + 0.005 and stop.ended_s >= self.ended_s - self.ms / 1e3 - 0.005
 
 
 @dataclass(frozen=True)
@@ -20,21 +47,25 @@ class PhaseLag:
 
     phase: str
     probes: int
-    late: int  # above LAG_MAX_MS for any reason
-    own_late: int  # above it without the time in which the machine ran others
     worst_ms: float  # for any reason: an upper bound
-    own_worst_ms: float
-    is_bound: bool  # own_worst_ms is an upper bound, because a phase before this one had a longer lag
-    cpu_ms: float  # of the worst, if it is no bound: what the loop computed itself
+    own_ms: float  # without the time in which the machine ran others, if there are no blocks: an upper bound
+    blocks: tuple[Block, ...]
     major_faults: int
 
-    def __str__(self) -> str:
-        cpu = "" if self.is_bound else f" (CPU {self.cpu_ms:.1f})"
-        return (
-            f"own {'<= ' if self.is_bound else ''}{self.own_worst_ms:.1f} ms{cpu}, "
-            f"any <= {self.worst_ms:.0f}; late {self.own_late} own, {self.late} any of {self.probes}"
-            + (f"; {self.major_faults} major faults" if self.major_faults else "")
-        )
+    def told(self, stops: Sequence[Stop]) -> "tuple[float, list[Block], str]":
+        """The longest block that was not the machine's, all of those, and everything in words."""
+        alone = [block for block in self.blocks if not any(block.is_in(stop) for stop in stops)]
+        shared = [block for block in self.blocks if block not in alone]
+        worst_ms = max((block.ms for block in alone), default=min(self.own_ms, LAG_MAX_MS))
+        words = [f"at most {worst_ms:.1f} ms"]
+        if alone:
+            words.append(f"{len(alone)} above {LAG_MAX_MS:g} (" + _briefly(alone) + ")")
+        if shared:
+            words.append(f"{len(shared)} while the machine stopped the witness as well ({_briefly(shared)})")
+        if self.major_faults:
+            words.append(f"{self.major_faults} major faults")
+        words.append(f"late for any reason: at most {self.worst_ms:.0f} ms, {self.probes:,} probes")
+        return worst_ms, alone, "; ".join(words)
 
 
 class LagBook:
@@ -48,54 +79,51 @@ class LagBook:
         """A new process counts from 0."""
         self._before = {}
 
-    def close(self, phase: str, now: Metrics) -> None:
-        """A phase ends here."""
+    def close(self, phase: str, now: Metrics, log: Sequence[str] = ()) -> None:
+        """A phase ends here. `log`: what the broker said in it."""
         before, self._before = self._before, now
         lags, own_lags = (
             _counts(before, now, name)
             for name in ("leveret_loop_lag_seconds", "leveret_loop_own_lag_seconds")
         )
-        worst_s = now.get(_worst("own"), 0.0)
-        is_bound = worst_s <= before.get(_worst("own"), 0.0)
         self.phases.append(
             PhaseLag(
                 phase=phase,
                 probes=sum(lags.values()),
-                late=sum(count for bound, count in lags.items() if bound > LAG_MAX_MS),
-                own_late=sum(count for bound, count in own_lags.items() if bound > LAG_MAX_MS),
                 worst_ms=max((bound for bound, count in lags.items() if count), default=0.0),
-                own_worst_ms=(
-                    max((bound for bound, count in own_lags.items() if count), default=0.0)
-                    if is_bound
-                    else worst_s * 1e3
-                ),
-                is_bound=is_bound,
-                cpu_ms=now.get(_worst("cpu"), 0.0) * 1e3,
+                own_ms=max((bound for bound, count in own_lags.items() if count), default=0.0),
+                blocks=tuple(block for line in log if (block := Block.logged(line)) is not None),
                 major_faults=round(_grown(before, now, "leveret_loop_major_faults_total")),
             )
         )
 
-    def report(self, report: Report, limit_ms: float, starting: str) -> None:
+    def report(self, report: Report, limit_ms: float, starting: str, stops: Sequence[Stop]) -> None:
         """The claim is about serving: while it starts, a broker serves nobody."""
+        worst_ms, worst_phase, late = 0.0, "", 0
         for phase in self.phases:
-            report.note(f"loop lag: {phase.phase}", str(phase))
-        serving = [phase for phase in self.phases if phase.phase != starting]
-        worst = max(serving, key=lambda phase: phase.own_worst_ms)
-        late = sum(phase.own_late for phase in serving)
+            phase_ms, blocks, words = phase.told(stops)
+            report.note(f"loop lag: {phase.phase}", words)
+            if phase.phase == starting:
+                continue
+            late += len(blocks)
+            if phase_ms > worst_ms:
+                worst_ms, worst_phase = phase_ms, phase.phase
         report.at_most(
             "longest block of the event loop",
-            worst.own_worst_ms,
+            worst_ms,
             limit_ms,
             "ms",
             about_time=True,
-            why=f"{worst.phase}; {late} above {LAG_MAX_MS:g} ms",
+            why=f"{worst_phase}; {late} above {LAG_MAX_MS:g} ms",
         )
-        if not sum(phase.probes for phase in serving):
+        report.note("the machine stopped a process that only computes", f"{len(stops)} times")
+        if not any(phase.probes for phase in self.phases if phase.phase != starting):
             report.holds("the loop's lag was measured", "no: this broker has no such metric")
 
 
-def _worst(part: str) -> str:
-    return f'leveret_loop_worst_lag_seconds{{part="{part}"}}'
+def _briefly(blocks: Sequence[Block]) -> str:
+    worst = max(blocks, key=lambda block: block.ms)
+    return f"worst {worst.ms:.0f} ms, CPU {worst.cpu_ms:.0f}"
 
 
 def _grown(before: Metrics, now: Metrics, series: str) -> float:

@@ -1,55 +1,61 @@
-"""How late this machine wakes a process that has nothing to do: what no broker on it can be better than.
+"""When this machine stopped a process that only computes: what no broker on it can be better than.
 
-A machine that is shared, or virtual, stops processes for a while whenever it likes. `python -m
-benchmarks.scale.machine` sleeps and looks at the clock until its input ends; `Machine` runs it beside a
-scenario.
+A machine that is virtual, or shared, stops its processors whenever it likes, for tens of milliseconds, and
+counts that as their time. `python -m benchmarks.scale.machine` does the same small piece of work every few
+milliseconds until its input ends, and says when it took far more CPU time than it needs; `Machine` runs it
+beside a scenario. To be kept waiting for a core is not meant: that takes no CPU time.
 """
 
-import json
 import select
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
-from .claims import Report
-from .lag import LAG_MAX_MS
-
 SLEEP_S = 0.005
+WORK = 6000  # some 0.4 ms
+STOPPED_S = 0.005  # of CPU time for it
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A while in which the machine did not run what it should."""
+
+    began_s: float  # seconds since the epoch
+    ended_s: float
 
 
 class Machine:
-    """A context manager; report after it has ended."""
+    """A context manager: the witness, and what it saw."""
+
+    def __init__(self, directory: Path) -> None:
+        self._seen = directory / "machine.txt"
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        with self._seen.open("w") as seen:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=seen
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
-        output = self._process.communicate()[0]  # which ends its input
-        self._seen = json.loads(output)
+        self._process.communicate()  # which ends its input
 
-    def report(self, report: Report) -> None:
-        report.note(
-            "an idle process is late",
-            f"worst {self._seen['worst_ms']:.1f} ms; {self._seen['late']:,} of {self._seen['sleeps']:,}"
-            f" times above {LAG_MAX_MS:g} ms",
-        )
+    def stops(self) -> list[Stop]:
+        """So far."""
+        lines = self._seen.read_text().split("\n")[:-1]  # the last one may be half
+        return [Stop(*map(float, line.split())) for line in lines]
 
 
 def main() -> None:
-    worst_s, late, sleeps = 0.0, 0, 0
-    is_over = False
-    while not is_over:
-        before = time.perf_counter()
-        is_over = bool(select.select([sys.stdin], [], [], SLEEP_S)[0])
-        lag_s = time.perf_counter() - before - SLEEP_S
-        worst_s = max(worst_s, lag_s)
-        late += lag_s * 1e3 > LAG_MAX_MS
-        sleeps += 1
-    json.dump({"worst_ms": worst_s * 1e3, "late": late, "sleeps": sleeps}, sys.stdout)
+    while not select.select([sys.stdin], [], [], SLEEP_S)[0]:
+        began_s, cpu_s = time.time(), time.thread_time()
+        for _ in range(WORK):
+            pass
+        if time.thread_time() - cpu_s > STOPPED_S:
+            print(began_s, time.time(), flush=True)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Survival(Scenario):
                 self._drain(stage, replace(load, port=broker.port, progress=drained.path))
             self._disk(stage, watch, "after kill -9")
             broker.end_phase("drain what was kept")
-            broker.lag.report(report, self.lag_ms, STARTING)
+            broker.lag.report(report, self.lag_ms, STARTING, stage.machine.stops())
 
     def _pass_through(self, stage: Stage, broker: Broker, load: Load) -> None:
         report, keep = stage.report, self.keep

@@ -47,7 +47,7 @@ class Queues(Scenario):
                 self._drain(stage, replace(load, port=broker.port))
             self._memory(stage, watch, "after kill -9")
             broker.end_phase("drain")
-            broker.lag.report(report, self.lag_ms, STARTING)
+            broker.lag.report(report, self.lag_ms, STARTING, stage.machine.stops())
 
     def _declare(self, stage: Stage, broker: Broker, queues: Sequence[str]) -> None:
         """A tenth one by one, the others without waiting."""

@@ -11,6 +11,7 @@ from typing import Any
 from .broker import MB
 from .claims import Report
 from .lag import LAG_MAX_MS
+from .machine import Machine
 from .progress import Progress
 
 DISK_RESERVE_MB = 1000
@@ -28,10 +29,11 @@ def option(default: float, about: str) -> Any:
 
 @dataclass(frozen=True)
 class Stage:
-    """An empty directory, and the report of the one run in it."""
+    """A directory, the report of the one run in it, and who watches the machine meanwhile."""
 
     directory: Path
     report: Report
+    machine: Machine
 
     def progress(self, name: str = "progress") -> Progress:
         """Counters that start at 0, if the name is new."""

@@ -14,10 +14,10 @@ AFTER_S = 600.0
 class Garbage:
     """One per server, which says what was closed and when it is time to look."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: float) -> None:
         self.closed = 0
         """Sockets since the last collection: transports and sessions are in cycles."""
-        self._collected_at_s = 0.0
+        self._collected_at_s = now_s  # what is there at a start was collected before it
 
     def look(self, now_s: float) -> None:
         """Collect it after many closed sockets, and every now and then: others make some as well (HTTP)."""

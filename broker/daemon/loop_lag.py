@@ -11,6 +11,7 @@ GIL that another thread held (which may have been starved itself: that is not ta
 """
 
 import asyncio
+import logging
 import os
 import time
 from contextlib import suppress
@@ -18,10 +19,13 @@ from dataclasses import dataclass
 
 from ..histogram import Histogram
 
+log = logging.getLogger(__name__)
+
 PROBE_S = 0.005
 IDLE_PROBE_S = 0.02
 BUSY_FRACTION = 0.1  # of a core; above it the loop has work. A probe itself takes 0.02 at most
 WINDOW_S = 60.0
+WORTH_A_LINE_S = 0.02  # of own lag, at level debug: when it was is what a metric cannot say
 LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SCHEDSTAT = "/proc/thread-self/schedstat"  # ns on a core, ns ready but waiting for one, slices
 
@@ -82,6 +86,12 @@ class LoopLag:
         self.own_lags.observe(lag.own_s)
         if lag.own_s > self.worst.own_s:
             self.worst = lag
+        if lag.own_s > WORTH_A_LINE_S:
+            log.debug(
+                "the event loop was held up for %.1f ms, %.1f of them computing",
+                lag.own_s * 1e3,
+                lag.cpu_s * 1e3,
+            )
         if now_s >= self._window_ends_at:
             self._window_ends_at = now_s + WINDOW_S
             self._previous_max_s, self._current_max_s = self._current_max_s, 0.0

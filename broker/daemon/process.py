@@ -32,15 +32,14 @@ def serve(config: Config) -> int:
     """Run a broker until it is told to stop. Returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.disable()  # see garbage.py
+    gc.collect()  # what importing left; in what is recovered there are no cycles
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(config))
 
 
 async def _run(config: Config) -> int:
     def on_ready() -> None:
-        # What was recovered lives long: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # what was recovered lives long: it need not be walked
         ports = {"port": server.port, "http_port": server.http_port, "tls_port": server.tls_port}
         open_ports = " ".join(f"{name}={port}" for name, port in ports.items() if port is not None)
         print(f"ready {open_ports} data_dir={config.data_dir}", flush=True)

@@ -93,7 +93,7 @@ class Server:
         self._stop = asyncio.Event()
         self._goodbye_s = GOODBYE_S
         self._committer: Committer | None = None  # from the end of recovery on
-        self._garbage = Garbage()
+        self._garbage = Garbage(self._clock.monotonic_s())
         self.is_ready = False
 
     async def log_stats(self) -> EngineStats:

@@ -1,5 +1,6 @@
 """The benchmarks of size would notice: a claim that fails, a message that is another, a late loop."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 from leveret.benchmarks.scale.bodies import Bodies
 from leveret.benchmarks.scale.claims import Report
 from leveret.benchmarks.scale.consuming import Keep
-from leveret.benchmarks.scale.lag import LagBook
+from leveret.benchmarks.scale.lag import Block, LagBook
+from leveret.benchmarks.scale.machine import Machine, Stop
 from leveret.benchmarks.scale.progress import CONFIRMED, SETTLED, Progress
 from leveret.benchmarks.scale.publishing import Load
+from leveret.broker.daemon.logs import TextFormatter
+from leveret.broker.daemon.loop_lag import Lag, LoopLag
 
 
 def test_a_claim_holds_up_to_its_limit() -> None:
@@ -87,45 +91,86 @@ def test_progress_is_shared_by_its_path(tmp_path: Path) -> None:
     assert (ours.live, theirs.live) == (3, 3)
 
 
-def scrape(lags: Mapping[str, int], own_lags: Mapping[str, int], worst_s: float) -> dict[str, float]:
+def scrape(lags: Mapping[str, int], own_lags: Mapping[str, int]) -> dict[str, float]:
     """What the broker says: counts by upper bound in seconds, as Prometheus counts."""
     return {
         **{f'leveret_loop_lag_seconds_bucket{{le="{bound}"}}': count for bound, count in lags.items()},
         **{
             f'leveret_loop_own_lag_seconds_bucket{{le="{bound}"}}': count for bound, count in own_lags.items()
         },
-        'leveret_loop_worst_lag_seconds{part="own"}': worst_s,
     }
+
+
+def held_up(ms: float, second: int = 10) -> str:
+    """A line of the broker's log."""
+    return (
+        f"1970-01-01T00:00:{second}.500Z DEBUG   broker.daemon.loop_lag: "
+        f"the event loop was held up for {ms} ms, 7.5 of them computing"
+    )
+
+
+def test_the_broker_logs_what_is_read_here(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"):
+        LoopLag().observe(Lag(0.0301, cpu_s=0.0075), now_s=0)
+    (record,) = caplog.records
+    record.created, record.msecs = 10.5, 500
+    block = Block.logged(TextFormatter().format(record))
+    assert block == Block.logged(held_up(30.1)) == Block(10.5, 30.1, 7.5)
+    assert Block.logged("1970-01-01T00:00:10.500Z INFO    broker.daemon.server: stopping") is None
 
 
 def test_a_phase_has_the_lags_since_the_one_before() -> None:
     book = LagBook()
-    book.close("first", scrape({"0.02": 5, "0.05": 8, "+Inf": 9}, {"0.02": 8, "0.05": 9, "+Inf": 9}, 0.03))
-    book.close(
-        "second", scrape({"0.02": 9, "0.05": 13, "+Inf": 14}, {"0.02": 14, "0.05": 15, "+Inf": 15}, 0.03)
-    )
+    book.close("first", scrape({"0.02": 5, "0.05": 8, "+Inf": 9}, {"0.015": 7, "0.05": 9, "+Inf": 9}))
+    book.close("second", scrape({"0.02": 6, "0.05": 9, "+Inf": 10}, {"0.015": 8, "0.05": 10, "+Inf": 10}))
     first, second = book.phases
-    assert (first.probes, first.late, first.own_late, first.own_worst_ms) == (9, 4, 1, 30)
-    assert (second.probes, second.late, second.own_late) == (5, 1, 0)
-    assert (second.own_worst_ms, second.is_bound) == (20, True)
+    assert (first.probes, first.worst_ms, first.own_ms) == (9, float("inf"), 50)
+    assert (second.probes, second.worst_ms, second.own_ms) == (1, 20, 15)
+
+
+SERVING = scrape({"0.03": 1, "+Inf": 2}, {"0.03": 1, "+Inf": 2})
+
+
+def failures(book: LagBook, *stops: Stop) -> list[float | None]:
+    report = Report("some")
+    book.report(report, 30, "starting", stops)
+    return [claim.value for claim in report.failed(ignoring_times=False)]
 
 
 def test_a_start_does_not_count_but_service_does() -> None:
     book = LagBook()
-    book.close("starting", scrape({"+Inf": 1}, {"+Inf": 1}, 0.9))
-    book.close("load", scrape({"0.03": 1, "+Inf": 2}, {"0.03": 1, "+Inf": 2}, 0.9))
-    book.restart()
-    report = Report("some")
-    book.report(report, 30, "starting")
-    assert report.failed(ignoring_times=False) == []
-    book.close("load", scrape({"+Inf": 1}, {"+Inf": 1}, 0.031))
-    book.report(report, 30, "starting")
-    assert [claim.value for claim in report.failed(ignoring_times=False)] == [31]
+    book.close("starting", {}, [held_up(900)])
+    book.close("load", SERVING, [held_up(29)])
+    assert failures(book) == []
+    book.close("load", SERVING, [held_up(25), held_up(31)])
+    assert failures(book) == [31]
+
+
+@pytest.mark.parametrize(
+    ("stop", "is_shared"),
+    [
+        (Stop(10.41, 10.42), True),
+        (Stop(10.3, 10.45), True),
+        (Stop(10.5, 10.6), True),
+        (Stop(10.3, 10.39), False),
+        (Stop(10.51, 10.6), False),
+    ],
+)
+def test_what_stopped_the_witness_as_well_was_the_machine(stop: Stop, is_shared: bool) -> None:
+    book = LagBook()
+    book.close("load", SERVING, [held_up(100)])
+    assert failures(book, stop) == ([] if is_shared else [100])
 
 
 def test_a_broker_without_that_metric_proves_nothing() -> None:
     book = LagBook()
     book.close("load", {})
-    report = Report("some")
-    book.report(report, 20, "starting")
-    assert report.failed(ignoring_times=True) != []
+    assert failures(book) == [None]
+
+
+def test_the_witness_says_when_it_was_stopped(tmp_path: Path) -> None:
+    with Machine(tmp_path) as machine:
+        time.sleep(0.3)
+        assert all(stop.began_s < stop.ended_s for stop in machine.stops())
+    (tmp_path / "machine.txt").write_text("1.0 1.5\n2.0 2.25\n3.")
+    assert machine.stops() == [Stop(1.0, 1.5), Stop(2.0, 2.25)]

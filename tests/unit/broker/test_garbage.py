@@ -16,10 +16,7 @@ def collections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def garbage(collections: list[int]) -> Garbage:
-    garbage = Garbage()
-    garbage.look(AFTER_S)
-    collections.clear()
-    return garbage
+    return Garbage(AFTER_S)
 
 
 def test_after_many_closed_sockets(garbage: Garbage, collections: list[int]) -> None:
