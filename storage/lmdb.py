@@ -8,8 +8,9 @@ by way of the tail (`tail.py`). Four databases:
     meta        key -> sealed (revision, value): the compare-and-set store
     state       the superblock, the root row, the tail's key, one row per epoch
 
-Threads: one writer runs all write transactions and writes the tail, one reader all read transactions, each
-short; the loop's thread touches no page of the map. Whatever waits for the writer shares one transaction.
+Threads: one writer runs all write transactions, one reader all read transactions, each short; the loop's
+thread touches no page of the map. Whatever waits for the writer shares one transaction. An append to the tail
+is the kernel's to write (`aio.py`) while the writer has nothing to do, else the writer's.
 
 A commit that failed may have happened or not: the engine is then over, every later call answers `Ambiguous`,
 and opening the store anew is the one way to find out.
@@ -58,7 +59,7 @@ from .lmdb_room import NoRoom
 from .lmdb_rows import Root
 from .lmdb_store import MAP_BYTES, Store, create_store, read_meta_pages, translate, verify_pages
 from .lmdb_write import CHECKPOINT_BYTES_PER_COMMIT, CHUNK_BYTES, PIECE_BYTES, Write
-from .tail import TAIL_NAME, Tail, make_tail, new_key, read_items
+from .tail import TAIL_NAME, Frame, Tail, make_tail, new_key, read_items
 from .worker import Job, Worker, run_each
 
 BLOB_MAX_BYTES = 64 * 4096 - 16
@@ -75,6 +76,10 @@ DROP_BLOBS_PER_COMMIT = 256
 
 SLOW_DROP_MS = 20.0
 """Fewer are then dropped at a time. Of each, LMDB reads a page, which may have to come from the disk."""
+
+FRAME_BYTES_MAX = 16 * 1024
+"""More is the writer's. Where much is under way, quick commits are small ones, and so many that a pair of
+publisher and consumer at full speed lost a tenth of its rate."""
 
 META_VALUE_MAX_BYTES = 1024 * 1024
 
@@ -106,7 +111,9 @@ class LmdbEngine:
         self._root = Root()  # as of the last commit; replaced by the writer thread, never changed
         self._directory: DataDirectory | None = None
         self._store: Store | None = None
-        self._tail: Tail | None = None  # belongs to the writer thread
+        self._tail: Tail | None = None  # belongs to the writer thread, or to a frame that is under way
+        self._frame_is_under_way = False
+        self._wait_for_frame: list[asyncio.Future[None]] = []
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._checkpointing = asyncio.Lock()
@@ -119,11 +126,15 @@ class LmdbEngine:
     async def open(self) -> None:
         assert self._store is None
         await asyncio.to_thread(self._open_store)
+        assert self._tail is not None
+        if not self._sync_delay_s:
+            self._tail.attend()
         self._writer = Worker("leveret-log-writer", self._transact)
         self._reader = Worker("leveret-log-reader", run_each)
 
     async def close(self) -> None:
         async with self._closing:
+            await self._tail_is_free()
             if self._store is None or self._directory is None or self._writer is None or self._reader is None:
                 return
             writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
@@ -141,8 +152,11 @@ class LmdbEngine:
         return await self._write(lambda write: write.acquire(group, node))
 
     async def append(self, items: Sequence[Append], *, urgent: bool = False) -> list[Position | EngineError]:
+        appending = _Appending(items, urgent)
         try:
-            return await self._write(_Appending(items, urgent))
+            frame = self._frame_to_start(appending)
+            answers = None if frame is None else await self._start_frame(frame)
+            return await self._write(appending) if answers is None else answers
         except EngineError as error:
             return [error] * len(items)
 
@@ -262,6 +276,71 @@ class LmdbEngine:
         if self._tail is not None and self._tail.items:
             await self._write(lambda _: None)
 
+    # Frames of the tail that the loop has the kernel write
+
+    def _frame_to_start(self, append: "_Appending") -> Frame | None:
+        """What to write for an append; None if that is for the writer to do."""
+        writer, tail, store = self._writer, self._tail, self._store
+        if self._frame_is_under_way or writer is None or not writer.is_idle or self._failure is not None:
+            return None
+        if append.urgent or not 0 < sum(len(item.blob) for item in append.items) <= FRAME_BYTES_MAX:
+            return None
+        assert tail is not None
+        assert store is not None
+        frame = tail.frame(append.items, self._root.groups)
+        if frame is None or not store.room.has_allocated(tail.bytes + frame.blob_bytes):
+            return None
+        return frame
+
+    async def _start_frame(self, frame: Frame) -> list[Position | EngineError] | None:
+        """The answers; None if nothing was written: then the writer has to."""
+        answer: asyncio.Future[list[Position | EngineError] | None]
+        answer = asyncio.get_running_loop().create_future()
+        assert self._tail is not None
+        try:
+            if failpoints.armed:
+                failpoints.hit("put")
+                failpoints.hit("before_commit")
+            started = time.perf_counter()
+            if not self._tail.start(frame, partial(self._frame_ended, frame, started, answer)):
+                return None
+        except OSError as error:
+            return [self._end_in_doubt(error)] * len(frame.items)
+        self._frame_is_under_way = True
+        return await answer
+
+    async def _tail_is_free(self) -> None:
+        """Those who wait go on in the order in which they came."""
+        while self._frame_is_under_way:
+            ended = asyncio.get_running_loop().create_future()
+            self._wait_for_frame.append(ended)
+            await ended
+
+    def _frame_ended(
+        self,
+        frame: Frame,
+        started: float,
+        answer: "asyncio.Future[list[Position | EngineError] | None]",
+        octets: int,
+    ) -> None:
+        answers: list[Position | EngineError] | None = None
+        assert self._tail is not None
+        self._frame_is_under_way = False
+        try:
+            if self._tail.written(frame, octets):
+                answers = list(frame.positions)
+                if failpoints.armed:
+                    failpoints.hit("after_commit_before_confirm")
+        except OSError as error:
+            answers = [self._end_in_doubt(error)] * len(frame.items)
+        self._note_commit(started)
+        if not answer.done():  # the caller may have been cancelled
+            answer.set_result(answers)
+        waiting, self._wait_for_frame = self._wait_for_frame, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
     # On the writer thread
 
     def _end_tail(self, write: Write) -> None:
@@ -271,6 +350,7 @@ class LmdbEngine:
 
     async def _write(self, operation: Callable[[Write], T]) -> T:
         """Run an operation in the writer's next transaction; returns when it is on the disk."""
+        await self._tail_is_free()
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args)
         if self._writer is None:
@@ -328,10 +408,11 @@ class LmdbEngine:
         answers = iter(positions)
         return [[next(answers) for _ in append.items] for append in appends]
 
-    def _end_in_doubt(self, error: Exception) -> None:
+    def _end_in_doubt(self, error: Exception) -> EngineError:
         self._failure = Ambiguous(
             f"{self._path}: a commit failed, and may have happened or not; open the store anew: {error}"
         )
+        return self._failure
 
     def _note_commit(self, started: float) -> None:
         if self._sync_delay_s:

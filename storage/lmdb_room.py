@@ -122,6 +122,10 @@ class Room:
         """Between transactions: whether one that appends this much would certainly fit."""
         return not self._is_cut and self._allocate(self._end + size + self.reserve_bytes)
 
+    def has_allocated(self, size: int) -> bool:
+        """As `has_ahead`, without allocating anything for it."""
+        return not self._is_cut and self._end + size + self.reserve_bytes <= self._allocated
+
     def touch(self, size: int) -> None:
         """This transaction touches about this much of the map."""
         self._touched += size

@@ -13,13 +13,14 @@ anything, so a move empties the tail in the same instant.
 The key is random: no message body can pass for a frame. A last frame that is not whole is an append that the
 crash has interrupted; another one behind it, whole or not, shows that it was not the last.
 
-The writer thread of the engine owns it.
+The engine owns it: its writer thread while that has something to do, else the loop.
 """
 
 import errno
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
@@ -31,6 +32,7 @@ from .engine import Append, Corrupt, Position
 from .group import GroupState
 from .lmdb_file import sync_path
 from .lmdb_rows import TAIL_KEY_BYTES
+from .tail_file import BUFFER_BYTES, TailFile
 
 TAIL_NAME = "tail"
 """Of the file, beside LMDB's."""
@@ -44,14 +46,23 @@ ALIGN_BYTES = 4096
 APPEND_BYTES_MAX = 64 * 1024
 """A larger append goes to LMDB at once: its second sync weighs less than to write everything twice."""
 
-SYNCED = os.O_DSYNC
-"""A write returns when its bytes are on the disk."""
-
 _MAGIC = b"LVTL"
 _START = struct.Struct(">4sI")
 _BODY = struct.Struct(f">{TAIL_KEY_BYTES}sI")
 _LENGTH = struct.Struct(">I")
 HEADER_BYTES = _START.size + _BODY.size
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An append on its way into the tail."""
+
+    data: bytes
+    items: Sequence[Append]
+    positions: list[Position]
+    groups: dict[int, GroupState]
+    """As they will be then."""
+    blob_bytes: int
 
 
 class Tail:
@@ -66,10 +77,14 @@ class Tail:
         """With that, the groups that are beyond what LMDB says."""
         self._key = b""
         self._end = 0
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | SYNCED)
+        self._file = TailFile(path)
+
+    def attend(self) -> None:
+        """From now on frames can be started, if the running loop's file system has a way."""
+        self._file.attend()
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._file.close()
 
     @property
     def is_known(self) -> bool:
@@ -79,9 +94,19 @@ class Tail:
     def place(self, items: Sequence[Append], groups: Mapping[int, GroupState]) -> list[Position] | None:
         """Write blobs to where they follow LMDB's `groups`; durable, if it answers their positions.
 
-        None: it takes only what is small, in order, and new, and has no room for everything. Raises OSError
-        when nobody knows whether they are there.
+        None: it does not take them. Raises OSError when nobody knows whether they are there.
         """
+        frame = self.frame(items, groups)
+        return frame.positions if frame is not None and self.write(frame) else None
+
+    def frame(self, items: Sequence[Append], groups: Mapping[int, GroupState]) -> Frame | None:
+        """What to write for these blobs, which follow LMDB's `groups`.
+
+        None: it takes only what is small, in order, and new, and has no room for everything.
+        """
+        size = sum(len(item.blob) for item in items)
+        if size > APPEND_BYTES_MAX or not self._key:
+            return None
         states = dict(self.groups)
         positions = []
         for item in items:
@@ -90,35 +115,51 @@ class Tail:
                 return None
             positions.append(state.place(item))
             states[item.group] = state.append(item.blob)
-        return positions if self._write(items, states) else None
+        data = _pack(self._key, [item.blob for item in items])
+        if len(data) > min(FILE_BYTES - self._end, BUFFER_BYTES):
+            return None
+        return Frame(data, items, positions, states, size)
 
-    def _write(self, items: Sequence[Append], states: dict[int, GroupState]) -> bool:
-        size = sum(len(item.blob) for item in items)
-        if size > APPEND_BYTES_MAX:
-            return False
-        frame = _pack(self._key, [item.blob for item in items])
-        if self._end + len(frame) > FILE_BYTES:
-            return False
+    def write(self, frame: Frame) -> bool:
+        """Returns whether it is there. Raises OSError when nobody knows."""
         if failpoints.armed:
             failpoints.hit("commit")
         try:
-            is_whole = os.pwrite(self._descriptor, frame, self._end) == len(frame)
-        except OSError as error:  # a file system that never writes in place needs room even for this
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            is_whole = False
-        if not is_whole:
-            self._wipe()
+            octets = self._file.write(frame.data, self._end)
+        except OSError as error:
+            octets = -(error.errno or errno.EIO)
+        return self.written(frame, octets)
+
+    def start(self, frame: Frame, done: Callable[[int], None]) -> bool:
+        """Begin to write it; `done` is called with what `written` has to be told. Returns whether it began;
+        if not, `write` is the way. Raises OSError when nobody knows.
+        """
+        if failpoints.armed:
+            failpoints.hit("commit")
+        return self._file.start(frame.data, self._end, done)
+
+    def written(self, frame: Frame, octets: int) -> bool:
+        """So many octets of it are on the disk, or what failed, negated.
+
+        Returns whether it is there. Raises OSError when nobody knows.
+        """
+        if octets == len(frame.data):
+            self._end += octets
+            self.groups = frame.groups
+            self.items += frame.items
+            self.bytes += frame.blob_bytes
+            return True
+        if octets == -errno.EAGAIN:  # it would have to wait for something; nothing of it was written
             return False
-        self._end += len(frame)
-        self.groups = states
-        self.items += items
-        self.bytes += size
-        return True
+        # A file system that never writes in place needs room even for this.
+        if octets < 0 and -octets not in {errno.ENOSPC, errno.EDQUOT}:
+            raise OSError(-octets, os.strerror(-octets))
+        self._wipe()
+        return False
 
     def _wipe(self) -> None:
         """What was written of a frame must never count. Raises OSError."""
-        if os.pwrite(self._descriptor, bytes(ALIGN_BYTES), self._end) < ALIGN_BYTES:
+        if self._file.write(bytes(ALIGN_BYTES), self._end) < ALIGN_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def clear(self, key: bytes) -> None:

@@ -34,14 +34,21 @@ class Worker:
         self._answered: SimpleQueue[tuple[list[asyncio.Future[Any]], Sequence[object]]] = SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # rung when something was answered
         self._loop.add_reader(self._bell, self._on_bell)
+        self._unanswered = 0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> "asyncio.Future[Any]":
         """Hand over a job. A cancelled future does not cancel the job."""
         future: asyncio.Future[Any] = self._loop.create_future()
+        self._unanswered += 1
         self._queue.put((job, future))
         return future
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was submitted is answered."""
+        return not self._unanswered
 
     async def stop(self) -> None:
         """Finish what was submitted, then end the thread."""
@@ -85,7 +92,9 @@ class Worker:
 
     def _resolve_answered(self) -> None:
         while not self._answered.empty():
-            _resolve(*self._answered.get())
+            futures, answers = self._answered.get()
+            self._unanswered -= len(futures)
+            _resolve(futures, answers)
 
 
 def run_each(jobs: Sequence[Job]) -> list[object]:

@@ -20,7 +20,7 @@ from leveret.storage import lmdb as engine_module
 from leveret.storage.check import check_directory
 from leveret.storage.directory import DirectoryInUse, DirectoryUnusable
 from leveret.storage.engine import Ambiguous, Corrupt, Position, Unavailable
-from leveret.storage.lmdb import LmdbEngine
+from leveret.storage.lmdb import FRAME_BYTES_MAX, LmdbEngine
 from leveret.storage.lmdb_rows import EPOCH_PREFIX
 from leveret.storage.lmdb_store import Store, read_meta_pages
 from leveret.storage.tail import APPEND_BYTES_MAX
@@ -107,7 +107,7 @@ class TestOpening:
 
     def test_a_small_address_space_gets_a_small_map(self, tmp_path: Path) -> None:
         program = (
-            "import asyncio, resource, sys; from leveret.storage.lmdb import LmdbEngine\n"
+            "import asyncio, resource, sys; from leveret.storage.lmdb import FRAME_BYTES_MAX, LmdbEngine\n"
             "resource.setrlimit(resource.RLIMIT_AS, (2**34, resource.RLIM_INFINITY))\n"
             "async def main():\n"
             "    engine = LmdbEngine(sys.argv[1]); await engine.open(); print(await engine.acquire(0, 'n'))\n"
@@ -155,7 +155,8 @@ class TestCommit:
                     may_go.wait()
 
         failpoints.armed = Gate(before_commit=failpoints.Failpoint("delay"))
-        call = asyncio.ensure_future(engine.append([owner.make()]))
+        item = owner.make(bytes(FRAME_BYTES_MAX))  # for the writer: the loop must go on
+        call = asyncio.ensure_future(engine.append([item]))
         await asyncio.to_thread(reached.wait)
         await asyncio.sleep(0)
         assert not call.done()
