@@ -138,6 +138,7 @@ class TestFiles:
         assert await file_spill.read(list(kept)) == list(kept.values())
         assert file_spill.stats.blobs == 20
         assert file_spill.stats.file_bytes < 6 * file_spill.stats.bytes
+        await settled(file_spill)
         on_disk = sum(os.stat(tmp_path / "spill" / name).st_size for name in files(tmp_path))
         assert on_disk < 6 * file_spill.stats.bytes
 
