@@ -4,8 +4,8 @@ A thread that writes needs the interpreter twice, and waits for it while the loo
 that an append took in a broker with one publisher, the disk had 100. Here the loop hands the write over, and
 the kernel rings a bell (eventfd) that the loop listens to when it has ended.
 
-The file must be open with O_DIRECT: only then does the kernel not write while it is asked. RWF_NOWAIT makes
-it refuse what it cannot do without waiting.
+The file must be open with O_DIRECT: only then does the kernel not write while it is asked. RWF_NOWAIT asks it
+to refuse what it cannot do without waiting; file systems follow that in part.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Aio:
 
     def __init__(self, descriptor: int, buffer: mmap.mmap) -> None:
         """Listen on the running loop. Raises OSError where the kernel has no such thing, or allows none."""
-        if platform.machine() not in _NUMBERS:
+        if platform.machine() not in _NUMBERS or struct.calcsize("P") != 8:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         self._setup, self._destroy, self._getevents, self._submit = _NUMBERS[platform.machine()]
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -45,8 +45,12 @@ class Aio:
         self._event = ctypes.create_string_buffer(_EVENT.size)
         self._done: Callable[[int], None] | None = None
         self._context = ctypes.c_ulong(0)
-        self._call(self._setup, 1, ctypes.byref(self._context))
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._call(self._setup, 1, ctypes.byref(self._context))
+        except OSError:
+            os.close(self._bell)
+            raise
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._bell, self._on_bell)
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 
@@ -111,9 +111,9 @@ class LmdbEngine:
         self._root = Root()  # as of the last commit; replaced by the writer thread, never changed
         self._directory: DataDirectory | None = None
         self._store: Store | None = None
-        self._tail: Tail | None = None  # belongs to the writer thread, or to a frame that is under way
+        self._tail: Tail | None = None  # the writer thread's while that has something to do, else the loop's
         self._frame_is_under_way = False
-        self._wait_for_frame: list[asyncio.Future[None]] = []
+        self._behind_frame: list[tuple[Job, asyncio.Future[Any]]] = []  # what the writer gets after it
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._checkpointing = asyncio.Lock()
@@ -134,12 +134,11 @@ class LmdbEngine:
 
     async def close(self) -> None:
         async with self._closing:
-            await self._tail_is_free()
             if self._store is None or self._directory is None or self._writer is None or self._reader is None:
                 return
             writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
             with suppress(EngineError):  # what is left in the tail is for the next start
-                await writer.submit(self._end_tail)
+                await self._submit(writer, self._end_tail)
             await writer.stop()
             assert self._tail is not None
             await reader.stop()
@@ -155,8 +154,7 @@ class LmdbEngine:
         appending = _Appending(items, urgent)
         try:
             frame = self._frame_to_start(appending)
-            answers = None if frame is None else await self._start_frame(frame)
-            return await self._write(appending) if answers is None else answers
+            return await (self._write(appending) if frame is None else self._start_frame(appending, frame))
         except EngineError as error:
             return [error] * len(items)
 
@@ -292,54 +290,52 @@ class LmdbEngine:
             return None
         return frame
 
-    async def _start_frame(self, frame: Frame) -> list[Position | EngineError] | None:
-        """The answers; None if nothing was written: then the writer has to."""
-        answer: asyncio.Future[list[Position | EngineError] | None]
-        answer = asyncio.get_running_loop().create_future()
-        assert self._tail is not None
+    async def _start_frame(self, append: "_Appending", frame: Frame) -> list[Position | EngineError]:
+        """The answers; what the kernel does not write is the writer's."""
+        writer, tail = self._writer, self._tail
+        assert writer is not None
+        assert tail is not None
+        answer: asyncio.Future[list[Position | EngineError]] = asyncio.get_running_loop().create_future()
+        ended = partial(self._frame_ended, writer, append, frame, time.perf_counter(), answer)
         try:
             if failpoints.armed:
                 failpoints.hit("put")
                 failpoints.hit("before_commit")
-            started = time.perf_counter()
-            if not self._tail.start(frame, partial(self._frame_ended, frame, started, answer)):
-                return None
+            self._frame_is_under_way = tail.start(frame, ended)
         except OSError as error:
-            return [self._end_in_doubt(error)] * len(frame.items)
-        self._frame_is_under_way = True
+            raise self._end_in_doubt(error) from error
+        if not self._frame_is_under_way:
+            writer.submit(append, answer)
         return await answer
-
-    async def _tail_is_free(self) -> None:
-        """Those who wait go on in the order in which they came."""
-        while self._frame_is_under_way:
-            ended = asyncio.get_running_loop().create_future()
-            self._wait_for_frame.append(ended)
-            await ended
 
     def _frame_ended(
         self,
+        writer: Worker,
+        append: "_Appending",
         frame: Frame,
         started: float,
-        answer: "asyncio.Future[list[Position | EngineError] | None]",
+        answer: "asyncio.Future[list[Position | EngineError]]",
         octets: int,
     ) -> None:
-        answers: list[Position | EngineError] | None = None
+        """Whoever came meanwhile gets his turn before the next frame can be started."""
         assert self._tail is not None
         self._frame_is_under_way = False
+        answers: list[Position | EngineError] | None = None
         try:
             if self._tail.written(frame, octets):
+                self._note_commit(started)
                 answers = list(frame.positions)
                 if failpoints.armed:
                     failpoints.hit("after_commit_before_confirm")
-        except OSError as error:
+        except Exception as error:
             answers = [self._end_in_doubt(error)] * len(frame.items)
-        self._note_commit(started)
-        if not answer.done():  # the caller may have been cancelled
+        if answers is None:
+            writer.submit(append, answer)
+        elif not answer.done():  # the caller may have been cancelled
             answer.set_result(answers)
-        waiting, self._wait_for_frame = self._wait_for_frame, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        behind, self._behind_frame = self._behind_frame, []
+        for operation, future in behind:
+            writer.submit(operation, future)
 
     # On the writer thread
 
@@ -350,12 +346,19 @@ class LmdbEngine:
 
     async def _write(self, operation: Callable[[Write], T]) -> T:
         """Run an operation in the writer's next transaction; returns when it is on the disk."""
-        await self._tail_is_free()
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args)
         if self._writer is None:
             raise Unavailable("the LMDB engine is not open")
-        answer: T = await self._writer.submit(operation)
+        answer: T = await self._submit(self._writer, operation)
+        return answer
+
+    def _submit(self, writer: Worker, operation: Job) -> "asyncio.Future[Any]":
+        """Hand it to the writer, in its turn: what is asked for while a frame is under way comes after it."""
+        if not self._frame_is_under_way:
+            return writer.submit(operation)
+        answer = asyncio.get_running_loop().create_future()
+        self._behind_frame.append((operation, answer))
         return answer
 
     def _transact(self, operations: Sequence[Job]) -> Sequence[object]:

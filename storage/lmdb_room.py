@@ -12,7 +12,8 @@ on ext4.
 Pages that LMDB touches in its map count as the process's memory, though they are only the page cache: four
 tenths of what is appended, and of what is dropped. So the map is laid out anew now and then.
 
-The writer thread owns it, and calls it only between write transactions but for `require`.
+The writer thread owns it, and calls it only between write transactions but for `require`; while it has
+nothing to do, the loop may ask `has_allocated`.
 """
 
 import errno
@@ -123,7 +124,7 @@ class Room:
         return not self._is_cut and self._allocate(self._end + size + self.reserve_bytes)
 
     def has_allocated(self, size: int) -> bool:
-        """As `has_ahead`, without allocating anything for it."""
+        """As `has_ahead`, without allocating anything for it; for the loop, while the writer is idle."""
         return not self._is_cut and self._end + size + self.reserve_bytes <= self._allocated
 
     def touch(self, size: int) -> None:

@@ -149,7 +149,7 @@ class Tail:
             self.items += frame.items
             self.bytes += frame.blob_bytes
             return True
-        if octets == -errno.EAGAIN:  # it would have to wait for something; nothing of it was written
+        if octets == -errno.EAGAIN:  # the kernel will not; what may be there of it is written over
             return False
         # A file system that never writes in place needs room even for this.
         if octets < 0 and -octets not in {errno.ENOSPC, errno.EDQUOT}:

@@ -4,8 +4,10 @@ Threads may use it in turn. Its owner sees to it that they do not meet: there is
 """
 
 import errno
+import fcntl
 import mmap
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,17 @@ BUFFER_BYTES = 128 * 1024
 
 SYNCED = os.O_DSYNC
 """A write returns when its bytes are on the disk."""
+
+
+FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs"})
+"""Where the kernel may write by itself. Not Btrfs: until Linux 6.0.8 it forgot the sync of such a write."""
+
+REFUSALS_MAX = 8
+"""In a row, of writes that the kernel could not do without waiting: then it is not asked any more (XFS)."""
+
+SLOW_S = 0.01
+SLOW_MAX = 10
+"""It may have to wait even to begin one, and the loop with it. If that happens so often, likewise."""
 
 
 class TailFile:
@@ -37,10 +50,12 @@ class TailFile:
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         self._buffer = mmap.mmap(-1, BUFFER_BYTES)  # begins with a page, as it must
         self._aio: Aio | None = None
+        self._refusals = 0  # in a row
+        self._slow = 0
 
     def attend(self) -> None:
         """From now on the running loop can `start` writes, if this is a place for it."""
-        if self._is_direct:
+        if self._is_direct and _file_system(self._descriptor) in FILE_SYSTEMS:
             with suppress(OSError):
                 self._aio = Aio(self._descriptor, self._buffer)
 
@@ -53,25 +68,61 @@ class TailFile:
         """Returns how many octets are on the disk. Raises OSError."""
         self._buffer[: len(data)] = data
         with memoryview(self._buffer) as whole, whole[: len(data)] as piece:
-            return os.pwrite(self._descriptor, piece, offset)
+            try:
+                return os.pwrite(self._descriptor, piece, offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._is_direct:
+                    raise
+                self._is_direct = False  # its blocks are larger than our pieces, say
+                flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+                fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+                return os.pwrite(self._descriptor, piece, offset)
 
     def start(self, data: bytes, offset: int, done: Callable[[int], None]) -> bool:
         """Begin to write; `done` is called with the number of octets, or an error's negated.
 
         Returns whether it began; if not, `write` is the way.
         """
+        if not self._is_direct:
+            self._give_up_aio()
         if self._aio is None:
             return False
         self._buffer[: len(data)] = data
+        began = time.monotonic()
         try:
-            self._aio.start(len(data), offset, done)
+            self._aio.start(len(data), offset, lambda octets: done(self._judged(octets)))
         except OSError as error:
-            if error.errno != errno.EAGAIN:  # the file system cannot do it at all
-                self._give_up_aio()
+            self._judged(-(error.errno or errno.EINVAL))
             return False
+        self._slow += time.monotonic() - began > SLOW_S
         return True
+
+    def _judged(self, octets: int) -> int:
+        """What the kernel answered; that it cannot do it without waiting, and not at all, is one."""
+        is_refused = -octets in {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL}
+        self._refusals = self._refusals + 1 if is_refused else 0
+        if (
+            octets in {-errno.EOPNOTSUPP, -errno.EINVAL}
+            or max(self._refusals - REFUSALS_MAX, self._slow - SLOW_MAX) >= 0
+        ):
+            self._give_up_aio()
+        return -errno.EAGAIN if is_refused else octets
 
     def _give_up_aio(self) -> None:
         if self._aio is not None:
             self._aio.close()
             self._aio = None
+
+
+def _file_system(descriptor: int) -> str:
+    """Its type; "" if the device is not among those mounted, as that of btrfs never is."""
+    device = os.fstat(descriptor).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for mount in mounts:
+        if mount.split()[2] == number:
+            return mount.partition(" - ")[2].split()[0]
+    return ""

@@ -38,9 +38,10 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> "asyncio.Future[Any]":
-        """Hand over a job. A cancelled future does not cancel the job."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+    def submit(self, job: Job, future: "asyncio.Future[Any] | None" = None) -> "asyncio.Future[Any]":
+        """Hand over a job. It answers by this future, or a new one, and is run even if that is cancelled."""
+        if future is None:
+            future = self._loop.create_future()
         self._unanswered += 1
         self._queue.put((job, future))
         return future

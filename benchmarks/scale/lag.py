@@ -116,7 +116,7 @@ class LagBook:
             about_time=True,
             why=f"{worst_phase}; {late} above {LAG_MAX_MS:g} ms",
         )
-        report.note("the machine stopped a process that only computes", f"{len(stops)} times")
+        report.note("the machine stopped a process that only computes a little", f"{len(stops)} times")
         if not any(phase.probes for phase in self.phases if phase.phase != starting):
             report.holds("the loop's lag was measured", "no: this broker has no such metric")
 

@@ -4,6 +4,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ async def file_spill(tmp_path: Path) -> AsyncIterator[FileSpill]:
 
 def files(tmp_path: Path) -> list[str]:
     return sorted(os.listdir(tmp_path / "spill"))
+
+
+def bytes_of_files(tmp_path: Path) -> int:
+    """Some of them may just be going."""
+    total = 0
+    for name in files(tmp_path):
+        with suppress(FileNotFoundError):
+            total += os.stat(tmp_path / "spill" / name).st_size
+    return total
 
 
 async def settled(spill: FileSpill) -> None:
@@ -138,9 +148,7 @@ class TestFiles:
         assert await file_spill.read(list(kept)) == list(kept.values())
         assert file_spill.stats.blobs == 20
         assert file_spill.stats.file_bytes < 6 * file_spill.stats.bytes
-        await settled(file_spill)
-        on_disk = sum(os.stat(tmp_path / "spill" / name).st_size for name in files(tmp_path))
-        assert on_disk < 6 * file_spill.stats.bytes
+        assert bytes_of_files(tmp_path) < 6 * file_spill.stats.bytes
 
     async def test_a_blob_that_is_dropped_while_it_moves_stays_dropped(self, file_spill: FileSpill) -> None:
         handles = [await file_spill.write(os.urandom(8 * KIB)) for _ in range(8)]

@@ -478,6 +478,67 @@ async def test_everything_else_waits_for_the_kernel(kit: LmdbKit, monkeypatch: p
     assert await read_all(await kit.crash()) == {1: first.blob, 2: second.blob}
 
 
+@pytest.mark.parametrize("answer", [ALIGN_BYTES, -errno.EAGAIN])
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_those_who_wait_get_their_turn_in_order(
+    kit: LmdbKit, monkeypatch: pytest.MonkeyPatch, answer: int, *, leaves: bool
+) -> None:
+    """Before anybody who comes later, and after the frame's own append, whoever writes that in the end."""
+    kernel = ByKernel(monkeypatch, "held")
+    engine = await kit.open()
+    owner = await LogOwner.acquire(engine)
+    items = [owner.make(b"%d" % number) for number in range(4)]
+    tasks = [asyncio.create_task(engine.append([item])) for item in items[:3]]
+    await asyncio.sleep(0)
+    if leaves:
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+    kernel.held.pop()(answer)
+    tasks.append(asyncio.create_task(engine.append([items[3]])))
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert answers[1:] == [[2], [3], [4]]
+    assert kernel.started == 1
+    assert list((await read_all(await kit.crash())).values()) == [item.blob for item in items]
+
+
+async def test_who_appends_all_the_time_holds_nobody_up(kit: LmdbKit) -> None:
+    engine = await kit.open()
+    owner = await LogOwner.acquire(engine)
+    overtaken = 0
+
+    async def append() -> None:
+        nonlocal overtaken
+        while not asking.done():
+            await owner.append(b"x")
+            overtaken += 1
+
+    asking = asyncio.create_task(engine.meta_cas(b"key", b"value", None))
+    await append()
+    assert overtaken <= 3
+    for number in range(5):
+        overtaken = 0
+        asking = asyncio.create_task(engine.meta_cas(b"%d" % number, b"value", None))
+        await append()
+        assert overtaken <= 3
+
+
+async def test_closing_waits_for_the_kernel(kit: LmdbKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = ByKernel(monkeypatch, "held")
+    engine = await kit.open()
+    owner = await LogOwner.acquire(engine)
+    item = owner.make(b"1")
+    appending = asyncio.create_task(engine.append([item]))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0.02)
+    assert not closing.done()
+    kernel.held.pop()(ALIGN_BYTES)
+    assert await appending == [1]
+    await closing
+    tail_of(kit).unlink()
+    assert await read_all(await kit.open()) == {1: item.blob}
+
+
 async def test_a_caller_that_goes_away_takes_nothing_back(
     kit: LmdbKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,16 @@
 
 import asyncio
 import errno
+import fcntl
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from leveret.storage import tail_file
-from leveret.storage.tail_file import TailFile
+from leveret.storage.tail_file import REFUSALS_MAX, SLOW_MAX, TailFile
 
 PAGE = b"p" * 4096
 
@@ -93,21 +94,99 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
         TailFile(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize(("code", "is_for_good"), [(errno.EAGAIN, False), (errno.EOPNOTSUPP, True)])
-def test_a_kernel_that_refuses(
-    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, *, is_for_good: bool
-) -> None:
-    aio = FakeAio([code])
+@pytest.fixture
+def aio(monkeypatch: pytest.MonkeyPatch) -> FakeAio:
+    aio = FakeAio([])
     monkeypatch.setattr(tail_file, "Aio", aio)
+    monkeypatch.setattr(tail_file, "_file_system", lambda _: "ext4")
+    return aio
+
+
+@pytest.fixture
+def file(path: Path, aio: FakeAio) -> Iterator[TailFile]:
     file = TailFile(path)
-    file._is_direct = True
+    if not file._is_direct:
+        pytest.skip(f"no O_DIRECT in {path.parent}")
     file.attend()
+    yield file
+    file.close()
+    assert aio.is_closed
+
+
+@pytest.mark.parametrize(("code", "is_for_good"), [(errno.EAGAIN, False), (errno.EOPNOTSUPP, True)])
+def test_a_kernel_that_does_not_begin(file: TailFile, aio: FakeAio, code: int, *, is_for_good: bool) -> None:
+    aio.refusals.append(code)
     assert not file.start(PAGE, 0, lambda _: None)
     assert file.start(PAGE, 4096, lambda _: None) is not is_for_good
     assert [(size, offset) for size, offset, _ in aio.started] == ([] if is_for_good else [(4096, 4096)])
-    assert aio.is_closed is is_for_good
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_that_cannot_do_it_after_all(file: TailFile, aio: FakeAio, code: int) -> None:
+    answers: list[int] = []
+    assert file.start(PAGE, 0, answers.append)
+    aio.started.pop()[2](-code)
+    assert answers == [-errno.EAGAIN]
+    assert not file.start(PAGE, 0, answers.append)
+
+
+def test_one_that_would_always_have_to_wait(file: TailFile, aio: FakeAio) -> None:
+    answers: list[int] = []
+    for octets in (-errno.EAGAIN, 4096, *[-errno.EAGAIN] * REFUSALS_MAX):
+        assert file.start(PAGE, 0, answers.append)
+        aio.started.pop()[2](octets)
+    assert not file.start(PAGE, 0, answers.append)
+
+
+def test_one_that_is_slow_to_begin(file: TailFile, aio: FakeAio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_file, "SLOW_S", -1.0)
+    for _ in range(SLOW_MAX):
+        assert file.start(PAGE, 0, lambda _: None)
+        aio.started.pop()[2](4096)
+    assert not file.start(PAGE, 0, lambda _: None)
+
+
+@pytest.mark.parametrize("octets", [4096, 512, -errno.EIO, -errno.ENOSPC])
+def test_other_answers_are_passed_on(file: TailFile, aio: FakeAio, octets: int) -> None:
+    answers: list[int] = []
+    assert file.start(PAGE, 0, answers.append)
+    aio.started.pop()[2](octets)
+    assert answers == [octets]
+
+
+def test_a_disk_with_larger_blocks(
+    file: TailFile, path: Path, aio: FakeAio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it refuses to write directly is written otherwise, from then on."""
+    really_write, refusals = os.pwrite, [errno.EINVAL]
+
+    def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+        if refusals:
+            raise OSError(refusals.pop(), "Invalid argument")
+        assert not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
+        return really_write(descriptor, data, offset)
+
+    monkeypatch.setattr(tail_file.os, "pwrite", pwrite)
+    assert file.write(PAGE, 8192) == 4096
+    assert is_page_there(path)
+    assert not file.start(PAGE, 0, lambda _: None)
+    assert aio.started == []
+
+
+def test_only_where_it_is_known_to_sync(path: Path, aio: FakeAio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_file, "_file_system", lambda _: "btrfs")
+    file = TailFile(path)
+    file.attend()
+    assert not file.start(PAGE, 0, lambda _: None)
+    assert aio.started == []
     file.close()
-    assert aio.is_closed
+
+
+def test_the_file_system_of_a_file() -> None:
+    with open("/proc/self/mountinfo") as mounts:
+        known = {line.partition(" - ")[2].split()[0] for line in mounts}
+    with open("/proc/self/status") as status:
+        assert tail_file._file_system(status.fileno()) in {"proc", ""} & (known | {""})
 
 
 def test_a_kernel_without_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
