@@ -88,13 +88,13 @@ class TailFile:
         if self._aio is None:
             return False
         self._buffer[: len(data)] = data
-        began = time.monotonic()
+        began = time.perf_counter()
         try:
             self._aio.start(len(data), offset, lambda octets: done(self._judged(octets)))
         except OSError as error:
             self._judged(-(error.errno or errno.EINVAL))
             return False
-        self._slow += time.monotonic() - began > SLOW_S
+        self._slow += time.perf_counter() - began > SLOW_S
         return True
 
     def _judged(self, octets: int) -> int:
