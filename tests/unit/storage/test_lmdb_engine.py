@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
@@ -24,13 +24,6 @@ from leveret.storage.lmdb import FRAME_BYTES_MAX, LmdbEngine
 from leveret.storage.lmdb_rows import EPOCH_PREFIX
 from leveret.storage.lmdb_store import Store, read_meta_pages
 from leveret.storage.tail import APPEND_BYTES_MAX
-
-
-@pytest.fixture
-async def kit(tmp_path: Path) -> AsyncIterator[LmdbKit]:
-    kit = LmdbKit(tmp_path)
-    yield kit
-    await kit.finish()
 
 
 @pytest.fixture(autouse=True)

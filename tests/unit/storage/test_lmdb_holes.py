@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,6 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.flush()
         if not punch_hole(file.fileno(), 0, 64 * KIB):
             pytest.skip("this file system makes no holes, so NOTHING IS TESTED")
-
-
-@pytest.fixture
-async def kit(tmp_path: Path) -> AsyncIterator[LmdbKit]:
-    kit = LmdbKit(tmp_path)
-    yield kit
-    await kit.finish()
 
 
 async def fill(engine: LogEngine, owner: LogOwner, rng: random.Random, size: int) -> dict[int, bytes]:

@@ -3,8 +3,7 @@
 import errno
 import os
 import random
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from log_kits import LmdbKit
@@ -39,13 +38,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> SmallDisk:
     monkeypatch.setattr(lmdb_room, "AHEAD_BYTES", 1024 * KIB)
     monkeypatch.setattr(lmdb_room, "RESERVE_BYTES", 512 * KIB)
     return disk
-
-
-@pytest.fixture
-async def kit(tmp_path: Path) -> AsyncIterator[LmdbKit]:
-    kit = LmdbKit(tmp_path)
-    yield kit
-    await kit.finish()
 
 
 @pytest.fixture
