@@ -327,7 +327,7 @@ class LmdbEngine:
                 answers = list(frame.positions)
                 if failpoints.armed:
                     failpoints.hit("after_commit_before_confirm")
-        except Exception as error:
+        except Exception as error:  # a bug as well: nobody may wait for ever
             answers = [self._end_in_doubt(error)] * len(frame.items)
         if answers is None:
             writer.submit(append, answer)

@@ -94,8 +94,9 @@ class Broker:
         self._reap()
 
     def end_phase(self, phase: str) -> None:
+        metrics = self.metrics()  # first: what they count was logged before
         lines = self.output.splitlines()
-        self.lag.close(phase, self.metrics(), lines[self._lines_seen :])
+        self.lag.close(phase, metrics, lines[self._lines_seen :])
         self._lines_seen = len(lines)
 
     def metrics(self) -> dict[str, float]:

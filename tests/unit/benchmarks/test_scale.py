@@ -9,12 +9,12 @@ import pytest
 from leveret.benchmarks.scale.bodies import Bodies
 from leveret.benchmarks.scale.claims import Report
 from leveret.benchmarks.scale.consuming import Keep
-from leveret.benchmarks.scale.lag import Block, LagBook
+from leveret.benchmarks.scale.lag import LAG_MAX_MS, Block, LagBook
 from leveret.benchmarks.scale.machine import Machine, Stop
 from leveret.benchmarks.scale.progress import CONFIRMED, SETTLED, Progress
 from leveret.benchmarks.scale.publishing import Load
 from leveret.broker.daemon.logs import TextFormatter
-from leveret.broker.daemon.loop_lag import Lag, LoopLag
+from leveret.broker.daemon.loop_lag import WORTH_A_LINE_S, Lag, LoopLag
 
 
 def test_a_claim_holds_up_to_its_limit() -> None:
@@ -116,6 +116,7 @@ def test_the_broker_logs_what_is_read_here(caplog: pytest.LogCaptureFixture) -> 
     record.created, record.msecs = 10.5, 500
     block = Block.logged(TextFormatter().format(record))
     assert block == Block.logged(held_up(30.1)) == Block(10.5, 30.1, 7.5)
+    assert WORTH_A_LINE_S * 1e3 == LAG_MAX_MS
     assert Block.logged("1970-01-01T00:00:10.500Z INFO    broker.daemon.server: stopping") is None
 
 
@@ -160,6 +161,12 @@ def test_what_stopped_the_witness_as_well_was_the_machine(stop: Stop, is_shared:
     book = LagBook()
     book.close("load", SERVING, [held_up(100)])
     assert failures(book, stop) == ([] if is_shared else [100])
+
+
+def test_what_was_counted_but_not_logged_is_not_excused() -> None:
+    book = LagBook()
+    book.close("load", scrape({"0.05": 1, "+Inf": 1}, {"0.05": 1, "+Inf": 1}))
+    assert failures(book, Stop(0, 1e10)) == [50]
 
 
 def test_a_broker_without_that_metric_proves_nothing() -> None:
