@@ -30,7 +30,6 @@ class Backlog(Scenario):
 
     def run(self, stage: Stage) -> None:
         report = stage.report
-        self._write_plain_file(stage)
         with Broker(stage.directory) as broker:
             declare(broker.port, [QUEUE])
             load = Load(broker.port, (QUEUE,), self.messages, self.size, stage.progress().path)
@@ -48,8 +47,10 @@ class Backlog(Scenario):
             self._drain(stage, broker, replace(load, port=broker.port), empty.anonymous)
             broker.end_phase("drain")
             broker.lag.report(report, self.lag_ms, STARTING, stage.machine.stops())
+        self._write_plain_file(stage)
 
     def _write_plain_file(self, stage: Stage) -> None:
+        """Last: a machine that takes back the memory of so much can be slow for seconds."""
         size = self.messages * self.size
         stage.report.phase(f"write a plain file of {size / MB:,.0f} MB")
         percent = plain_file.last_percent(stage.directory, size)

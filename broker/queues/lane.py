@@ -22,6 +22,7 @@ Invariants:
 - Nothing here costs more than O(log n) but letting go and reading back, which cost O(1) per message.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush, merge
@@ -285,8 +286,9 @@ class Lane:
 
     # Letting go
 
-    def let_go(self, keep_bytes: int) -> None:
-        """Keep about so much of the front in memory; what comes after it becomes cold, run by run.
+    def let_go(self, keep_bytes: int, step_bytes: float = math.inf) -> None:
+        """Keep about so much of the front in memory; what comes after it becomes cold, run by run, until that
+        is a step's worth.
 
         What the log does not hold stays (`spillable`), and so do runs of which a copy is with a channel or is
         just being settled.
@@ -297,7 +299,8 @@ class Lane:
         self._cut_front(keep_bytes)
         tail = self._tail
         staying: list[QueuedMessage] = []
-        while tail:
+        enough_bytes = self.bytes_in_memory - step_bytes
+        while tail and self.bytes_in_memory > enough_bytes:
             if tail[0].state is not _READY:
                 tail.popleft()
                 self._gone -= 1

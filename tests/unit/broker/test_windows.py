@@ -1,5 +1,7 @@
 """When lanes must let go, and how much all of them take together."""
 
+from itertools import pairwise
+
 import pytest
 from queue_house import QueueHouse
 
@@ -7,7 +9,7 @@ from leveret.broker.durability.blobs import Blobs, StoredBlob
 from leveret.broker.message import CopyState
 from leveret.broker.queues.lane import COPY_BYTES, LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
 from leveret.broker.queues.queue import Queue
-from leveret.broker.queues.windows import TIGHT_READ_COPIES, Windows
+from leveret.broker.queues.windows import STEP_BYTES, TIGHT_READ_COPIES, Windows
 
 
 class Filler:
@@ -56,10 +58,44 @@ def test_a_large_lane_is_cut_to_its_window(filler: Filler) -> None:
     assert lane.count_in_memory == count - 1, "the work would not be worth it yet"
     filler.fill(lane, MIB)
     assert lane.bytes_in_memory > LET_GO_AT_BYTES
-    windows.fit(lane)
+    while windows.fit(lane):
+        pass
     assert (lane.count, lane.count_in_memory) == (count, 1)
     assert lane.bytes_in_memory <= WINDOW_BYTES
     assert windows.total == lane.bytes_in_memory
+
+
+def test_it_is_cut_in_steps_so_that_others_have_their_turn(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    filler.fill(lane, *([MIB] * (LET_GO_AT_BYTES // MIB)))
+    weights = [lane.bytes_in_memory]
+    while windows.fit(lane):
+        weights.append(lane.bytes_in_memory)
+    steps = [before - after for before, after in pairwise(weights)]
+    assert all(STEP_BYTES <= step <= STEP_BYTES + 2 * MIB for step in steps), steps
+    assert len(steps) > 3
+    assert lane.bytes_in_memory <= WINDOW_BYTES
+
+
+def test_a_step_that_was_not_followed_by_another_is_made_up_for_at_the_next_look(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    filler.fill(lane, *([MIB] * (LET_GO_AT_BYTES // MIB)))
+    assert windows.fit(lane)
+    for _ in range(LET_GO_AT_BYTES // STEP_BYTES):
+        windows.weigh_some()
+    assert lane.bytes_in_memory <= WINDOW_BYTES
+    assert not windows.fit(lane)
+
+
+def test_what_was_cut_once_is_cut_again_only_when_it_is_worth_it(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    filler.fill(lane, *([MIB] * (LET_GO_AT_BYTES // MIB)))
+    while windows.fit(lane):
+        pass
+    filler.fill(lane, *([MIB] * 5))
+    in_memory = lane.count_in_memory
+    assert not windows.fit(lane)
+    assert lane.count_in_memory == in_memory
 
 
 def test_all_lanes_together_may_be_too_much(filler: Filler) -> None:
