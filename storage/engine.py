@@ -167,11 +167,14 @@ class LogEngine(Protocol):
         Only positions up to the checkpoint's may be dropped: ValueError otherwise.
         """
 
-    async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
-        """Replace the group's checkpoint: the folded state of everything up to and including `position`."""
+    async def checkpoint(self, group: int, epoch: int, position: Position, pieces: Sequence[bytes]) -> None:
+        """Replace the group's checkpoint: the folded state of everything up to and including `position`.
+
+        It may be large; in pieces, so that the caller need not copy it.
+        """
 
     async def last_checkpoint(self, group: int) -> tuple[Position, bytes] | None:
-        """The newest checkpoint of the group, or None when there never was one."""
+        """The newest checkpoint of the group, in one piece; None when there never was one."""
 
     async def meta_get(self, key: bytes) -> tuple[bytes, Revision] | None:
         """A metadata value and its revision."""

@@ -209,7 +209,8 @@ class LmdbEngine:
         while left:
             left = await self._write(Write.give_back)
 
-    async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
+    async def checkpoint(self, group: int, epoch: int, position: Position, pieces: Sequence[bytes]) -> None:
+        blob = await asyncio.to_thread(b"".join, pieces)  # tens of megabytes, if there are many queues
         async with self._checkpointing:
             try:
                 await self._put_checkpoint(group, epoch, position, blob, CHUNK_BYTES)
@@ -222,12 +223,14 @@ class LmdbEngine:
         left = await self._write(lambda write: write.begin_checkpoint(group, epoch, position))
         while left:
             left = await self._write(lambda write: write.sweep_chunks(group))
-        chunks = [blob[start : start + chunk_bytes] for start in range(0, len(blob), chunk_bytes)]
+        data = memoryview(blob)  # a large one is not copied for its chunks
         count = CHECKPOINT_BYTES_PER_COMMIT // chunk_bytes
-        last = max(0, len(chunks) - 1) // count * count
+        chunks = -(-len(blob) // chunk_bytes)
+        last = max(0, chunks - 1) // count * count
 
         def put(write: Write, first: int) -> None:
-            write.put_chunks(group, epoch, first, chunks[first : first + count])
+            starts = range(first * chunk_bytes, len(blob), chunk_bytes)[:count]
+            write.put_chunks(group, epoch, first, [data[start : start + chunk_bytes] for start in starts])
 
         def finish(write: Write) -> bool:
             put(write, last)

@@ -182,7 +182,7 @@ class Write:
             )
         return self.sweep_chunks(group)
 
-    def put_chunks(self, group: int, epoch: int, first: int, chunks: Sequence[bytes]) -> None:
+    def put_chunks(self, group: int, epoch: int, first: int, chunks: Sequence[memoryview]) -> None:
         """Write some chunks of the group's next checkpoint, numbered from `first` on."""
         self._require_owner(group, epoch)
         if failpoints.armed:

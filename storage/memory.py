@@ -87,8 +87,8 @@ class MemoryEngine:
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         self._tables.drop(group, epoch, positions)
 
-    async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
-        self._tables.checkpoint(group, epoch, position, blob)
+    async def checkpoint(self, group: int, epoch: int, position: Position, pieces: Sequence[bytes]) -> None:
+        self._tables.checkpoint(group, epoch, position, b"".join(pieces))
 
     async def last_checkpoint(self, group: int) -> tuple[Position, bytes] | None:
         return self._tables.last_checkpoint(group)

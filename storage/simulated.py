@@ -186,8 +186,8 @@ class SimulatedEngine:
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:
         await self._write(group, lambda tables: tables.drop(group, epoch, positions))
 
-    async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
-        await self._write(group, lambda tables: tables.checkpoint(group, epoch, position, blob))
+    async def checkpoint(self, group: int, epoch: int, position: Position, pieces: Sequence[bytes]) -> None:
+        await self._write(group, lambda tables: tables.checkpoint(group, epoch, position, b"".join(pieces)))
 
     async def last_checkpoint(self, group: int) -> tuple[Position, bytes] | None:
         return self._require_open().last_checkpoint(group)

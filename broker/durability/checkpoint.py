@@ -96,7 +96,8 @@ class Checkpoint:
             )
         )
 
-    def pack(self) -> bytes:
+    def pack(self) -> list[bytes]:
+        """In pieces."""
         header = records.pack_map(
             {
                 "format": CHECKPOINT_FORMAT,
@@ -111,7 +112,7 @@ class Checkpoint:
                 "queues": len(self.queues),
             }
         )
-        return b"".join([header, *self.queues])
+        return [header, *self.queues]
 
 
 @dataclass(slots=True)

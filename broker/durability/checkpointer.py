@@ -119,9 +119,9 @@ class Checkpointer:
             self._checkpoint = None
             return  # nothing was ever written
         packed = checkpoint.pack()
-        self._last_size = len(packed)
+        size = self._last_size = sum(map(len, packed))
         await self._engine.checkpoint(tail.group, tail.epoch, Position(checkpoint.position), packed)
-        self._count(len(packed))
+        self._count(size)
         blobs = self._broker.journal.blobs
         positions = [Position(position) for blob in dead for position in blob.positions]
         await self._engine.drop(tail.group, tail.epoch, positions)
@@ -131,7 +131,7 @@ class Checkpointer:
         self._checkpoint = None
         if failpoints.armed:
             failpoints.hit("after_checkpoint")
-        log.debug("checkpoint at %d: %d bytes, %d blobs dropped", checkpoint.position, len(packed), len(dead))
+        log.debug("checkpoint at %d: %d bytes, %d blobs dropped", checkpoint.position, size, len(dead))
 
     def _count(self, size: int) -> None:
         counters, latest, clock = self._broker.counters, self._broker.latest, self._broker.clock

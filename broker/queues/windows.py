@@ -59,7 +59,7 @@ class Windows:
     def fit(self, lane: Lane) -> bool:
         """The lane has grown: what it has too much of, and the log holds, need not be in memory.
 
-        Lets go of a step's worth. Returns whether there is more: then call again, after others had their turn.
+        Lets go of a step's worth. Returns whether there is more: call again, after others had their turn.
         """
         weight = self.weigh(lane)
         keep_bytes = self.keep_bytes

@@ -116,7 +116,7 @@ class TestReadMany:
         owner, other = await LogOwner.acquire(engine), await LogOwner.acquire(engine, 1)
         positions = await owner.append(*(b"%d" % n * 400_000 for n in range(6)))
         await other.append(b"another group's")
-        await engine.checkpoint(0, owner.lease.epoch, positions[3], b"state")
+        await engine.checkpoint(0, owner.lease.epoch, positions[3], [b"state"])
         await engine.drop(0, owner.lease.epoch, [positions[1]])
         asked = [positions[n] for n in (5, 1, 0, 0, 3)] + [Position(positions[5] + 1)]
         found = await engine.read_many(0, asked)
@@ -152,7 +152,7 @@ class TestBlobs:
                 (at, len(item.blob)) for at, item in zip(answers, items, strict=True)
             ]
         middle = owners[1]
-        await engine.checkpoint(2, middle.lease.epoch, Position(9000), b"state")
+        await engine.checkpoint(2, middle.lease.epoch, Position(9000), [b"state"])
         gone = [Position(n) for n in range(1, 9000) if n % 100]
         await engine.drop(2, middle.lease.epoch, gone)
         assert [position for position, _ in await engine.blobs(2)] == list(range(100, 9001, 100))
@@ -225,7 +225,7 @@ class TestFencing:
         (answer,) = await engine.append([zombie.make(b"2")])
         assert isinstance(answer, Fenced)
         with pytest.raises(Fenced):
-            await engine.checkpoint(0, zombie.lease.epoch, positions[0], b"state")
+            await engine.checkpoint(0, zombie.lease.epoch, positions[0], [b"state"])
         with pytest.raises(Fenced):
             await engine.drop(0, zombie.lease.epoch, positions)
         assert list(await read_all(engine)) == positions
@@ -270,18 +270,20 @@ class TestCheckpointAndDrop:
         # Sizes around the chunks of engines that cut: empty, one, exactly sixteen, many, few.
         for position, size in zip([1, 1, 2, 3, 3], [0, 10, 16 * 262128, 5_000_000, 3], strict=True):
             state = bytes([size % 251]) * size
-            await engine.checkpoint(0, owner.lease.epoch, positions[position - 1], state)
+            await engine.checkpoint(
+                0, owner.lease.epoch, positions[position - 1], [state[:7], b"", state[7:]]
+            )
             assert await engine.last_checkpoint(0) == (positions[position - 1], state)
 
     async def test_a_reader_gets_one_checkpoint_whole_while_it_is_replaced(self, engine: LogEngine) -> None:
         owner = await LogOwner.acquire(engine)
         (position,) = await owner.append(b"1")
         states = [bytes([n]) * (4_500_000 + n) for n in range(3)]
-        await engine.checkpoint(0, owner.lease.epoch, position, states[0])
+        await engine.checkpoint(0, owner.lease.epoch, position, [states[0]])
 
         async def replace() -> None:
             for state in states[1:]:
-                await engine.checkpoint(0, owner.lease.epoch, position, state)
+                await engine.checkpoint(0, owner.lease.epoch, position, [state])
 
         replacing = asyncio.ensure_future(replace())
         seen = []
@@ -297,8 +299,8 @@ class TestCheckpointAndDrop:
         owner, other = await LogOwner.acquire(engine), await LogOwner.acquire(engine, 1)
         positions, others = await owner.append(b"1", b"2"), await other.append(b"1")
         await asyncio.gather(
-            *(engine.checkpoint(0, owner.lease.epoch, at, b"%d" % at * 1_000_000) for at in positions),
-            engine.checkpoint(1, other.lease.epoch, others[0], b"other"),
+            *(engine.checkpoint(0, owner.lease.epoch, at, [b"%d" % at * 1_000_000]) for at in positions),
+            engine.checkpoint(1, other.lease.epoch, others[0], [b"other"]),
         )
         assert await engine.last_checkpoint(0) == (positions[1], b"%d" % positions[1] * 1_000_000)
         assert await engine.last_checkpoint(1) == (others[0], b"other")
@@ -306,17 +308,17 @@ class TestCheckpointAndDrop:
     async def test_a_checkpoint_lies_within_the_log_and_never_goes_back(self, engine: LogEngine) -> None:
         owner = await LogOwner.acquire(engine)
         positions = await owner.append(b"1", b"2")
-        await engine.checkpoint(0, owner.lease.epoch, positions[1], b"state")
+        await engine.checkpoint(0, owner.lease.epoch, positions[1], [b"state"])
         with pytest.raises(ValueError, match="before the last one or beyond the log"):
-            await engine.checkpoint(0, owner.lease.epoch, positions[0], b"older")
+            await engine.checkpoint(0, owner.lease.epoch, positions[0], [b"older"])
         with pytest.raises(ValueError, match="before the last one or beyond the log"):
-            await engine.checkpoint(0, owner.lease.epoch, Position(positions[1] + 1), b"future")
+            await engine.checkpoint(0, owner.lease.epoch, Position(positions[1] + 1), [b"future"])
         assert await engine.last_checkpoint(0) == (positions[1], b"state")
 
     async def test_dropped_blobs_are_gone_and_the_others_stay(self, engine: LogEngine) -> None:
         owner = await LogOwner.acquire(engine)
         positions = await owner.append(*(b"%d" % n for n in range(6)))
-        await engine.checkpoint(0, owner.lease.epoch, positions[4], b"state")
+        await engine.checkpoint(0, owner.lease.epoch, positions[4], [b"state"])
         await engine.drop(0, owner.lease.epoch, [positions[0], positions[3]])
         assert list(await read_all(engine)) == [positions[n] for n in (1, 2, 4, 5)]
         assert await engine.read_one(0, positions[3]) is None
@@ -329,14 +331,14 @@ class TestCheckpointAndDrop:
         positions = await engine.append(items)
         last = positions[-1]
         assert not isinstance(last, EngineError)
-        await engine.checkpoint(0, owner.lease.epoch, last, b"state")
+        await engine.checkpoint(0, owner.lease.epoch, last, [b"state"])
         await engine.drop(0, owner.lease.epoch, [Position(n) for n in range(1, last)])
         assert list(await read_all(engine)) == [last]
 
     async def test_what_recovery_needs_cannot_be_dropped(self, engine: LogEngine) -> None:
         owner = await LogOwner.acquire(engine)
         positions = await owner.append(b"1", b"2")
-        await engine.checkpoint(0, owner.lease.epoch, positions[0], b"state")
+        await engine.checkpoint(0, owner.lease.epoch, positions[0], [b"state"])
         with pytest.raises(ValueError, match="up to its checkpoint"):
             await engine.drop(0, owner.lease.epoch, positions)
         assert list(await read_all(engine)) == positions
@@ -344,7 +346,7 @@ class TestCheckpointAndDrop:
     async def test_positions_are_never_used_again(self, kit: LogKit, engine: LogEngine) -> None:
         owner = await LogOwner.acquire(engine)
         positions = await owner.append(b"1", b"2", b"3")
-        await engine.checkpoint(0, owner.lease.epoch, positions[-1], b"state")
+        await engine.checkpoint(0, owner.lease.epoch, positions[-1], [b"state"])
         await engine.drop(0, owner.lease.epoch, positions)
         assert await read_all(engine) == {}
         if isinstance(kit, DurableKit):
@@ -412,7 +414,7 @@ class TestFull:
         (successor,) = await engine.append([owner.make(b"small")])
         assert isinstance(successor, Unavailable | Full), "the blob before it is missing"
 
-        await engine.checkpoint(0, owner.lease.epoch, positions[-1], b"state")
+        await engine.checkpoint(0, owner.lease.epoch, positions[-1], [b"state"])
         await engine.drop(0, owner.lease.epoch, positions[:-2])
         assert await owner.append_item(item) == positions[-1] + 1
 
@@ -462,7 +464,7 @@ class TestClosing:
         with pytest.raises(Unavailable):
             await engine.drop(0, owner.lease.epoch, [Position(1)])
         with pytest.raises(Unavailable):
-            await engine.checkpoint(0, owner.lease.epoch, BEGINNING, b"")
+            await engine.checkpoint(0, owner.lease.epoch, BEGINNING, [b""])
         with pytest.raises(Unavailable):
             await engine.last_checkpoint(0)
         with pytest.raises(Unavailable):
@@ -506,7 +508,7 @@ class TestStats:
         assert full.free_bytes > 0
         assert full.used_bytes >= full.log_bytes >= 200_000
         assert full.checkpoint_bytes == 0
-        await engine.checkpoint(0, owner.lease.epoch, positions[1], bytes(50_000))
+        await engine.checkpoint(0, owner.lease.epoch, positions[1], [bytes(50_000)])
         assert (await engine.stats()).checkpoint_bytes == 50_000
         await engine.drop(0, owner.lease.epoch, positions)
         after = await engine.stats()
@@ -520,7 +522,7 @@ async def check_durability(kit: DurableKit) -> None:
     engine = await kit.open()
     owner = await LogOwner.acquire(engine)
     positions = await owner.append(*(b"%d" % n for n in range(10)))
-    await engine.checkpoint(0, owner.lease.epoch, positions[4], b"state")
+    await engine.checkpoint(0, owner.lease.epoch, positions[4], [b"state"])
     await engine.drop(0, owner.lease.epoch, positions[:3])
     revision = await engine.meta_cas(b"key", b"value", None)
     before = await read_all(engine)
@@ -562,7 +564,7 @@ class TestDurability:
         for group in (0, 5):
             owner = await LogOwner.acquire(engine, group)
             positions = await owner.append(b"1", b"2", b"3" * 10_000)
-            await engine.checkpoint(group, owner.lease.epoch, positions[1], b"state" * 1000)
+            await engine.checkpoint(group, owner.lease.epoch, positions[1], [b"state" * 1000])
             await engine.drop(group, owner.lease.epoch, positions[:1])
         revision = await engine.meta_cas(b"key", b"value", None)
         before = [(await read_all(engine, group), await engine.last_checkpoint(group)) for group in (0, 5)]

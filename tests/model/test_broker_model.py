@@ -63,9 +63,9 @@ class MortalEngine(MemoryEngine):
         self._pass("append", True)
         return positions
 
-    async def checkpoint(self, group: int, epoch: int, position: Position, blob: bytes) -> None:
+    async def checkpoint(self, group: int, epoch: int, position: Position, pieces: Sequence[bytes]) -> None:
         self._pass("checkpoint", False)
-        await super().checkpoint(group, epoch, position, blob)
+        await super().checkpoint(group, epoch, position, pieces)
         self._pass("checkpoint", True)
 
     async def drop(self, group: int, epoch: int, positions: Sequence[Position]) -> None:

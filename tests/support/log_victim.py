@@ -22,7 +22,7 @@ async def main(path: str) -> None:
         (position,) = await owner.append(b"%d" % n)
         print("append", position, flush=True)
     for position in (Position(1), Position(2)):
-        await engine.checkpoint(0, owner.lease.epoch, position, b"%d" % position * 9_000_000)
+        await engine.checkpoint(0, owner.lease.epoch, position, [b"%d" % position * 9_000_000])
         print("checkpoint", position, flush=True)
     await engine.drop(0, owner.lease.epoch, [Position(1), Position(2)])
     print("drop", flush=True)

@@ -35,7 +35,7 @@ async def _make(path: Path) -> None:
         owner = await LogOwner.acquire(engine)
         await owner.append(*(sizes.randbytes(sizes.choice((50, 300, 5000))) for _ in range(12)))
         if owner.lease.epoch == 1:
-            await engine.checkpoint(0, 1, Position(6), b"state" * 600)
+            await engine.checkpoint(0, 1, Position(6), [b"state" * 600])
             await engine.drop(0, 1, [Position(1), Position(2), Position(4)])
     await engine.meta_cas(b"key", b"value", None)
     await owner.append(b"last")

@@ -94,6 +94,6 @@ class StoredLog:
         unpacker.skip()
         queues = self.checkpoint[unpacker.tell() :]
         loaded.checkpoint.queues = [queues, *[b""] * (len(loaded.queues) - 1)]
-        assert loaded.checkpoint.pack() == self.checkpoint
+        assert b"".join(loaded.checkpoint.pack()) == self.checkpoint
         change(loaded.checkpoint)
-        self.checkpoint = loaded.checkpoint.pack()
+        self.checkpoint = b"".join(loaded.checkpoint.pack())

@@ -86,7 +86,7 @@ def test_it_holds_what_is_put_in(engine: MemoryEngine) -> None:
         blob.add(copies)
         blob.parts = parts
         checkpoint.add_blob(blob)
-    loaded = LoadedCheckpoint.unpack(checkpoint.pack())
+    loaded = LoadedCheckpoint.unpack(b"".join(checkpoint.pack()))
     assert loaded.checkpoint == Checkpoint(
         7,
         2**63,
@@ -142,7 +142,7 @@ async def test_damaged_anywhere_it_is_read_or_refused(broker: WholeBroker, engin
             except Corrupt:
                 refused += 1
         lease = await engine.acquire(GROUP, "vandal")
-        await engine.checkpoint(GROUP, lease.epoch, position, damaged)
+        await engine.checkpoint(GROUP, lease.epoch, position, [damaged])
         try:
             await WholeBroker(engine).start(read_back=False)
         except Corrupt:

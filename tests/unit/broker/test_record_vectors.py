@@ -152,4 +152,4 @@ def test_a_checkpoints_header_is_written_as_ever() -> None:
     loaded = LoadedCheckpoint.unpack(CHECKPOINT)
     queues = CHECKPOINT[CHECKPOINT.index(b"queues\x01") + len(b"queues\x01") :]
     loaded.checkpoint.queues = [queues]
-    assert loaded.checkpoint.pack() == CHECKPOINT
+    assert b"".join(loaded.checkpoint.pack()) == CHECKPOINT

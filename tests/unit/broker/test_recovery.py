@@ -279,7 +279,7 @@ async def test_a_checkpoint_of_a_later_format_is_refused(engine: MemoryEngine) -
     assert found is not None
     newer = found[1].replace(b"\xa6format\x03", b"\xa6format\x63")
     assert newer != found[1]
-    await engine.checkpoint(GROUP, lease.epoch, found[0], newer)
+    await engine.checkpoint(GROUP, lease.epoch, found[0], [newer])
     with pytest.raises(Corrupt, match="format 99"):
         await restarted(engine)
 

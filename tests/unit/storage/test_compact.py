@@ -31,7 +31,7 @@ async def _fill_and_empty(path: Path) -> None:
     await engine.open()
     owner = await LogOwner.acquire(engine, group=1)
     positions = await owner.append(*(bytes(MIB) for _ in range(20)))
-    await engine.checkpoint(1, owner.lease.epoch, positions[-1], b"")
+    await engine.checkpoint(1, owner.lease.epoch, positions[-1], [b""])
     await engine.drop(1, owner.lease.epoch, positions)
     await engine.close()
 

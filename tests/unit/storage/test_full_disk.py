@@ -66,7 +66,7 @@ async def test_a_disk_without_a_free_block_is_survived_again_and_again(disk: Pat
             (answer,) = await engine.append([owner.make(PAYLOAD)], urgent=True)
             assert not isinstance(answer, EngineError), (n, answer)
             taken.append(answer)
-        await engine.checkpoint(0, owner.lease.epoch, taken[-1], os.urandom(2 * MIB))
+        await engine.checkpoint(0, owner.lease.epoch, taken[-1], [os.urandom(2 * MIB)])
         await engine.drop(0, owner.lease.epoch, taken[:-1])
         kept.append(taken[-1])
         assert (await engine.stats()).free_bytes > 150 * MIB

@@ -224,7 +224,7 @@ class TestCheckpoint:
         # The next one sweeps what was left lying, also where it is shorter.
         owner = await LogOwner.acquire(engine)
         before = (await engine.stats()).used_bytes
-        await engine.checkpoint(0, owner.lease.epoch, Position(3), b"short")
+        await engine.checkpoint(0, owner.lease.epoch, Position(3), [b"short"])
         assert await engine.last_checkpoint(0) == (Position(3), b"short")
         assert (await engine.stats()).used_bytes < before - 9_000_000
 
@@ -233,7 +233,7 @@ class TestCheckpoint:
         assert run_killed(kit.path, "during_checkpoint=kill@6").count("checkpoint") == 1
         engine = await kit.open()
         owner = await LogOwner.acquire(engine)
-        await engine.checkpoint(0, owner.lease.epoch, Position(3), b"short")
+        await engine.checkpoint(0, owner.lease.epoch, Position(3), [b"short"])
         assert (await engine.stats()).used_bytes < 1_000_000
         assert await engine.last_checkpoint(0) == (Position(3), b"short")
 
@@ -274,7 +274,7 @@ class TestEpochs:
         other = await LogOwner.acquire(engine, 1)
         await other.append(b"other")
         assert _epoch_rows(kit.path) == 6
-        await engine.checkpoint(0, owner.lease.epoch, positions[-1], b"state")
+        await engine.checkpoint(0, owner.lease.epoch, positions[-1], [b"state"])
         await engine.drop(0, owner.lease.epoch, [Position(n) for n in range(1, 9)])
         await LogOwner.acquire(engine)
         # Left: the one whose blobs are there, the new one, and the other group's.
@@ -285,7 +285,7 @@ class TestEpochs:
         for _ in range(5):
             owner = await LogOwner.acquire(engine)
         (position,) = await owner.append(b"1")
-        await engine.checkpoint(0, owner.lease.epoch, position, b"state")
+        await engine.checkpoint(0, owner.lease.epoch, position, [b"state"])
         await engine.drop(0, owner.lease.epoch, [position])
         await LogOwner.acquire(engine)
         assert _epoch_rows(kit.path) <= 2

@@ -42,7 +42,7 @@ async def fill(engine: LogEngine, owner: LogOwner, rng: random.Random, size: int
 
 async def drop_but(engine: LogEngine, owner: LogOwner, live: dict[int, bytes], kept: list[int]) -> None:
     """Drop all but a few."""
-    await engine.checkpoint(0, owner.lease.epoch, Position(max(live)), b"state")
+    await engine.checkpoint(0, owner.lease.epoch, Position(max(live)), [b"state"])
     await engine.drop(0, owner.lease.epoch, [Position(at) for at in live if at not in kept])
     for at in set(live) - set(kept):
         del live[at]

@@ -84,7 +84,7 @@ async def test_it_is_used_to_the_end_again_and_again(
         assert data_bytes(kit) <= disk.size
         assert list(await read_all(engine)) == live
         # What frees room must work even now.
-        await engine.checkpoint(0, owner.lease.epoch, live[-1], sizes.randbytes(100_000))
+        await engine.checkpoint(0, owner.lease.epoch, live[-1], [sizes.randbytes(100_000)])
         gone, live = live[:-5], live[-5:]
         await engine.drop(0, owner.lease.epoch, gone)
 
@@ -103,7 +103,7 @@ async def test_the_reserve_is_there_each_time_the_disk_is_full(
             (answer,) = await engine.append([owner.make(bytes(60_000))], urgent=True)
             assert not isinstance(answer, EngineError), answer
             taken.append(answer)
-        await engine.checkpoint(0, owner.lease.epoch, taken[-1], sizes.randbytes(60_000))
+        await engine.checkpoint(0, owner.lease.epoch, taken[-1], [sizes.randbytes(60_000)])
         await engine.drop(0, owner.lease.epoch, taken[:-3])
         await engine.drop(0, owner.lease.epoch, [Position(position) for position in range(1, taken[0])])
         assert data_bytes(kit) <= disk.size
@@ -114,7 +114,7 @@ async def test_urgent_appends_leave_what_it_takes_to_make_room(engine: LogEngine
     owner = await LogOwner.acquire(engine)
     for _ in range(5):
         taken = await fill(engine, owner, sizes, urgent=True)
-        await engine.checkpoint(0, owner.lease.epoch, taken[-1], sizes.randbytes(60_000))
+        await engine.checkpoint(0, owner.lease.epoch, taken[-1], [sizes.randbytes(60_000)])
         await engine.drop(0, owner.lease.epoch, taken)
 
 
@@ -142,7 +142,7 @@ async def test_a_blob_that_finds_no_pages_in_a_row_is_like_any_other(
     assert (await read_all(engine))[positions[-1]] == big.blob
     assert await engine.append([big]) == positions[-1:], "a repeated idx finds it"
     last = (await owner.append(b"last"))[0]
-    await engine.checkpoint(0, owner.lease.epoch, last, b"state")
+    await engine.checkpoint(0, owner.lease.epoch, last, [b"state"])
     await engine.drop(0, owner.lease.epoch, [positions[-1]])
     assert await engine.read_one(0, positions[-1]) is None
     assert await data_rows(engine) == 3 + 1
@@ -153,7 +153,7 @@ async def test_what_is_said_to_be_free_can_be_taken(engine: LogEngine, disk: Sma
     taken = await fill(engine, owner, random.Random(1))
     used = (await engine.stats()).used_bytes
     assert disk.size - 1024 * KIB < used < disk.size - 512 * KIB
-    await engine.checkpoint(0, owner.lease.epoch, taken[-1], b"state")
+    await engine.checkpoint(0, owner.lease.epoch, taken[-1], [b"state"])
     await engine.drop(0, owner.lease.epoch, taken[::2])
     free = (disk.size - 512 * KIB) - (await engine.stats()).used_bytes
     size = 20 * KIB
