@@ -157,7 +157,7 @@ class Committer:
             await asyncio.sleep(0)
         batch.committed()
         for number, lane in enumerate(batch.lanes, 1):
-            while self._broker.windows.fit(lane):  # noqa: ASYNC110, it gives way, it waits for nothing
+            while self._broker.windows.fit(lane):  # noqa: ASYNC110 # it gives way, it waits for nothing
                 await asyncio.sleep(0)
             if number % LANES_AT_ONCE == 0:
                 await asyncio.sleep(0)

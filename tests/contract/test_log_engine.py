@@ -1,6 +1,7 @@
 """The contract of `LogEngine`, held by every engine; after each test the checker looks at an LMDB store."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -269,7 +270,7 @@ class TestCheckpointAndDrop:
         positions = await owner.append(b"1", b"2", b"3")
         # Sizes around the chunks of engines that cut: empty, one, exactly sixteen, many, few.
         for position, size in zip([1, 1, 2, 3, 3], [0, 10, 16 * 262128, 5_000_000, 3], strict=True):
-            state = bytes([size % 251]) * size
+            state = random.Random(size).randbytes(size)
             await engine.checkpoint(
                 0, owner.lease.epoch, positions[position - 1], [state[:7], b"", state[7:]]
             )
