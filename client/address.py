@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 DEFAULT_PORTS = {"leveret": 5672, "leverets": 5671}
 EXAMPLE = "leveret://user:password@host:5672/vhost"
@@ -57,17 +57,16 @@ def parse_url(url: str) -> Target:
     """Take a URL apart. Raises ValueError that says what is wrong with it, never showing the password."""
     if not isinstance(url, str):
         raise TypeError(f"the URL is a string, not {type(url).__name__}")
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if not separator or scheme not in DEFAULT_PORTS:
         raise ValueError(_wrong_scheme(scheme if separator else ""))
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text may show the password
-        raise ValueError(f"the URL names no host that makes sense; it looks like {EXAMPLE}") from None
-    if parts.fragment:
+    if "#" in rest:
         raise ValueError("the URL has a '#'; write it as %23 in a password")
-    options = _options(parts.query)
-    login, _, hosts = parts.netloc.rpartition("@")
+    # Not `urlsplit`: some releases of Python refuse several hosts with an IPv6 address among them.
+    before_query, _, query = rest.partition("?")
+    authority, _, path = before_query.partition("/")
+    options = _options(query)
+    login, _, hosts = authority.rpartition("@")
     user, colon, password = login.partition(":")
     return Target(
         addresses=tuple(
@@ -75,7 +74,7 @@ def parse_url(url: str) -> Target:
                 *_host_and_port(host, DEFAULT_PORTS[scheme]),
                 user=unquote(user) if login else DEFAULT_USER,
                 password=unquote(password) if colon else DEFAULT_PASSWORD,
-                vhost=_vhost(parts),
+                vhost=_vhost(path),
                 tls=scheme == "leverets",
                 ca_file=options.get("ca_file"),
             )
@@ -107,6 +106,8 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
         raise ValueError(f"the URL names no host, or an empty one; it looks like {EXAMPLE}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+    elif "[" in host or "]" in host:
+        raise ValueError(f"the URL names no host that makes sense; it looks like {EXAMPLE}")
     elif ":" in host:
         raise ValueError("the URL's host has several colons; write an IPv6 address in brackets: [::1]:5672")
     if colon and not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
@@ -114,12 +115,9 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
     return host.lower(), int(port) if colon else default_port
 
 
-def _vhost(parts: SplitResult) -> str:
-    name = parts.path.removeprefix("/")
+def _vhost(name: str) -> str:
     if "/" in name:
-        raise ValueError(
-            f"the URL's path {parts.path!r} has several parts; write a slash in a vhost name as %2F"
-        )
+        raise ValueError(f"the URL's path '/{name}' has several parts; write a slash in a vhost name as %2F")
     return unquote(name) or "/"
 
 
