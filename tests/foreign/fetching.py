@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 from suites import PYTEST, Suite
@@ -74,8 +73,8 @@ def _unpack(archive: Path, directory: Path) -> None:
     """The archive's one top directory becomes `directory`, at once or not at all."""
     unpacked = directory.with_name(directory.name + ".partial")
     shutil.rmtree(unpacked, ignore_errors=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(unpacked, filter="data")
+    unpacked.mkdir(parents=True)
+    _run("tar", "--extract", "--file", str(archive), "--directory", str(unpacked))
     (top,) = unpacked.iterdir()
     top.rename(directory)
     unpacked.rmdir()
