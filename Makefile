@@ -87,7 +87,7 @@ clean:  ## Remove what the other targets made, but no data.
 
 $(VENV)/pip.stamp: $(INPUTS)
 	$(PYTHON) -c 'import sys; sys.exit("Leveret needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --upgrade pip
 	touch $@
 

@@ -15,8 +15,11 @@ def check_out(revision: str, directory: Path) -> Path:
     tree = directory / f"revision-{_git('rev-parse', '--short', f'{revision}^{{commit}}').decode().strip()}"
     if not tree.exists():
         archive = _git("archive", revision, "src", "broker", "client", "protocol", "storage")
-        tree.mkdir()
-        subprocess.run(["tar", "--extract", "--directory", tree], input=archive, check=True)
+        unpacked = tree.with_suffix(".new")
+        unpacked.mkdir()
+        command = ["tar", "--extract", "--no-same-owner", "--directory", str(unpacked)]
+        subprocess.run(command, input=archive, check=True)
+        unpacked.rename(tree)
     return tree
 
 

@@ -62,6 +62,7 @@ SCENARIOS: dict[str, Scenario] = {
         Flow("pairs-4", "four such pairs on four queues", publishers=4, queues=4, consumers=4),
         Flow("small", "a pair; 16 B, durable, confirmed, each acked by itself", size=16, ack_every=1),
         Flow("transient", "a pair; transient, no confirms", persistent=False, confirms=False),
+        Flow("batches", "a pair; 2,000 in flight: 125 batches of 16", window=2000, prefetch=2000),
         Flow("one-by-one", "a pair; each publish waits for its confirm", window=1),
         Flow("latency", "a pair; 5,000 messages a second, due at fixed times", rate=5000),
         Flow("fan-out", "one publisher to 50 queues", queues=50, consumers=50, exchange="fanout"),

@@ -48,7 +48,7 @@ TARGETS = (
     Target("latency at 5,000 msg/s, durable, confirmed: p99", "latency", P99, 3, 5),
     Target("fan-out 1 to 50 queues, 1 KiB durable", "fan-out", RATE, 2, 4),
     Target("native, 1 pair, durable, SDK on both sides (RabbitMQ: aio-pika)", SDK, RATE, 10, 15, SDK),
-    Target("native, raw generator, durable, batches of 16", "pair", RATE, 8, 12, NATIVE),
+    Target("native, raw generator, durable, batches of 16", "batches", RATE, 8, 12, NATIVE),
     Target("RSS after 1 M backlog", "backlog", MEMORY, 10, 30),
     Target("CPU seconds of the broker per million messages, 1 pair", "pair", CPU, 3, 5),
 )

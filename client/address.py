@@ -11,13 +11,16 @@ arguments go before them, and `ca_file`: whom to trust over TLS.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from ipaddress import IPv6Address
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import parse_qsl, unquote
 
 DEFAULT_PORTS = {"leveret": 5672, "leverets": 5671}
 EXAMPLE = "leveret://user:password@host:5672/vhost"
 DEFAULT_USER = "guest"
 DEFAULT_PASSWORD = "guest"  # the broker's own default, for this machine only
+_NOT_IN_HOST = frozenset("/?#@[] ")
 HEARTBEAT_MAX_S = 2**16 - 1
 
 
@@ -57,6 +60,7 @@ def parse_url(url: str) -> Target:
     """Take a URL apart. Raises ValueError that says what is wrong with it, never showing the password."""
     if not isinstance(url, str):
         raise TypeError(f"the URL is a string, not {type(url).__name__}")
+    url = url.strip()  # it may come from a file
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in DEFAULT_PORTS:
         raise ValueError(_wrong_scheme(scheme if separator else ""))
@@ -65,8 +69,10 @@ def parse_url(url: str) -> Target:
     # Not `urlsplit`: some releases of Python refuse several hosts with an IPv6 address among them.
     before_query, _, query = rest.partition("?")
     authority, _, path = before_query.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    if not at and "@" in rest:  # the rest of a password, which must not be shown
+        raise ValueError("the URL has a '/' or '?' in front of its '@'; write %2F and %3F in a password")
     options = _options(query)
-    login, _, hosts = authority.rpartition("@")
     user, colon, password = login.partition(":")
     return Target(
         addresses=tuple(
@@ -105,19 +111,35 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
     if not host:
         raise ValueError(f"the URL names no host, or an empty one; it looks like {EXAMPLE}")
     if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif "[" in host or "]" in host:
+        is_bracketed, host = True, host[1:-1]
+        makes_sense = _is_ipv6(host)
+    else:
+        is_bracketed = False
+        looked_up = normalize("NFKC", host)  # some letters become punctuation then
+        makes_sense = host.isprintable() and not _NOT_IN_HOST.intersection(looked_up)
+        makes_sense = makes_sense and looked_up.count(":") == host.count(":")
+    if not makes_sense:
         raise ValueError(f"the URL names no host that makes sense; it looks like {EXAMPLE}")
-    elif ":" in host:
+    if ":" in host and not is_bracketed:
         raise ValueError("the URL's host has several colons; write an IPv6 address in brackets: [::1]:5672")
     if colon and not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
         raise ValueError("the URL's port must be a number from 1 to 65535")
     return host.lower(), int(port) if colon else default_port
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _vhost(name: str) -> str:
     if "/" in name:
-        raise ValueError(f"the URL's path '/{name}' has several parts; write a slash in a vhost name as %2F")
+        raise ValueError(
+            f"the URL's path {'/' + name!r} has several parts; write a slash in a vhost name as %2F"
+        )
     return unquote(name) or "/"
 
 

@@ -97,7 +97,10 @@ class Spiller:
             self._wakeup.clear()
 
     async def spill(self) -> None:
-        """Write some of what there is too much of."""
+        """Write some of what there is too much of, once the log's part of it is let go of."""
+        for lane in list(self._lanes):
+            while self._windows.fit(lane):  # noqa: ASYNC110 # it gives way, it waits for nothing
+                await asyncio.sleep(0)
         contents = list(_pack(self._collect()))
         self._alarms.wrote(sum(len(payload) for payload, _ in contents))
         answers = await asyncio.gather(*(self._write(payload) for payload, _ in contents))
@@ -118,7 +121,6 @@ class Spiller:
         while self._lanes and room > 0:
             lane = next(iter(self._lanes))
             del self._lanes[lane]
-            self._windows.fit(lane)
             if not self._windows.has_too_much(lane):
                 continue
             copies, size = lane.spillable(self._windows.keep_bytes, room)

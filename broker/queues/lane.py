@@ -187,9 +187,10 @@ class Lane:
 
         Fewer when what follows must be read first; none when there is nothing or the head must be read.
         """
-        everything = self._take_everything(bytes_max) if count_max >= self.count else None
-        if everything is not None:
-            return everything
+        if count_max >= self.count and bytes_max >= self.body_bytes + COPY_BYTES * self.count:
+            everything = self._take_everything(bytes_max)
+            if everything is not None:
+                return everything
         return self._take_some(count_max, bytes_max)
 
     def _take_some(self, count_max: int, bytes_max: int) -> list[QueuedMessage]:

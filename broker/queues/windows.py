@@ -6,12 +6,16 @@ every now and then: what consumers took in between shows then, and what was stuc
 another try.
 """
 
-from itertools import islice
+from itertools import chain, islice
 
 from .lane import LET_GO_AT_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, Lane
 
 STEP_BYTES = WINDOW_BYTES
-"""Let go of at once: some 1.5 ms. All 14 MB of a window took 10 ms, and others waited for it."""
+"""Let go of at once: some 1.5 ms. All 14 MB of a window took 10 ms, and others waited for it.
+
+What must stay is looked at anew with every step: 100,000 copies, which is more than the spiller lets gather,
+take some 10 ms.
+"""
 LOOK_MAX = 1000  # lanes at a time
 TRY_MAX = 50  # of them, those that are to let go: some 50 us each
 WINDOWS_BYTES = 32 * 1024 * 1024  # of all lanes together, before each must be content with very little
@@ -70,13 +74,13 @@ class Windows:
             return False
         lane.let_go(keep_bytes, STEP_BYTES)
         left = self.weigh(lane)
-        if left > keep_bytes and weight - left >= STEP_BYTES:
+        self._stuck.pop(lane, None)
+        if left <= keep_bytes:
+            return False
+        if weight - left >= STEP_BYTES:
             self._fitting[lane] = None
             return True
-        if left > keep_bytes:
-            self._stuck[lane] = left - keep_bytes
-        else:
-            self._stuck.pop(lane, None)
+        self._stuck[lane] = left - keep_bytes
         return False
 
     def weigh(self, lane: Lane) -> int:
@@ -100,9 +104,10 @@ class Windows:
             weight = self._weights.pop(lane)
             self._weights[lane] = weight  # it is the last one now
             self.weigh(lane)
-        for lane, stuck in list(islice(self._stuck.items(), TRY_MAX)):
-            del self._stuck[lane]
-            self._stuck[lane] = stuck * 3 // 4
+        enough = self.total - STEP_BYTES
+        for lane in list(islice(chain(self._fitting, self._stuck), TRY_MAX)):
+            if lane in self._stuck:
+                self._stuck[lane] = self._stuck.pop(lane) * 3 // 4  # it is the last one now
             self.fit(lane)
-        for lane in list(islice(self._fitting, TRY_MAX)):
-            self.fit(lane)
+            if self.total <= enough:
+                break  # the others have their turn next time

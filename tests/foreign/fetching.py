@@ -74,7 +74,9 @@ def _unpack(archive: Path, directory: Path) -> None:
     unpacked = directory.with_name(directory.name + ".partial")
     shutil.rmtree(unpacked, ignore_errors=True)
     unpacked.mkdir(parents=True)
-    _run("tar", "--extract", "--file", str(archive), "--directory", str(unpacked))
+    if shutil.which("tar") is None:
+        raise Unavailable("there is no tar to unpack it")
+    _run("tar", "--extract", "--no-same-owner", "--file", str(archive), "--directory", str(unpacked))
     (top,) = unpacked.iterdir()
     top.rename(directory)
     unpacked.rmdir()

@@ -37,6 +37,41 @@ def test_what_is_let_go_of_is_read_back_in_order(house: LaneHouse) -> None:
     assert (house.lane.count, house.lane.body_bytes) == (0, 0)
 
 
+def test_everything_is_taken_if_it_is_not_too_much(house: LaneHouse) -> None:
+    house.publish(b"a", b"bb", b"ccc")
+    room = 3 * COPY_BYTES + 6 + 3 * len(b"\0\0")
+    assert [copy.message.sequence for copy in house.lane.take(3, room)] == [1, 2, 3]
+    assert (house.lane.count, house.lane.body_bytes) == (0, 0)
+    house.publish(b"a", b"bb", b"ccc")
+    assert [copy.message.sequence for copy in house.lane.take(2, room)] == [4, 5]
+    house.publish(b"d" * 100)
+    assert (house.lane.count, house.lane.body_bytes) == (2, 103)
+    assert [copy.message.sequence for copy in house.lane.take(9, room - 2 * COPY_BYTES)] == [6, 7]
+
+
+def test_of_what_has_ended_nothing_is_taken(house: LaneHouse) -> None:
+    house.publish(b"a", b"bb", b"ccc")
+    second = list(house.lane)[1]
+    second.state = CopyState.GONE
+    house.lane.forget(second)
+    assert [copy.message.sequence for copy in house.lane.take(9, 1 << 20)] == [1, 3]
+    assert (house.lane.count, house.lane.body_bytes) == (0, 0)
+
+
+def test_of_a_long_lane_only_what_is_taken_is_looked_at(house: LaneHouse) -> None:
+    class Watched(bytes):
+        looks = 0
+
+        def __len__(self) -> int:
+            Watched.looks += 1
+            return super().__len__()
+
+    house.publish(*(Watched(b"x" * 100) for _ in range(1000)))
+    Watched.looks = 0
+    assert len(house.lane.take(1 << 40, 5 * COPY_BYTES)) == 5
+    assert Watched.looks <= 20
+
+
 def test_no_more_is_taken_at_a_time_than_what_must_be_read(house: LaneHouse) -> None:
     for _ in range(3):
         house.publish(b"a", b"b")

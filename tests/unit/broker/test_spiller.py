@@ -9,6 +9,7 @@ from spilled_messages import OddSpill, numbered, publish
 from whole_broker import Client, WholeBroker
 
 from leveret.broker.durability import spiller
+from leveret.broker.queues.lane import WINDOW_BYTES
 from leveret.broker.queues.windows import TIGHT_READ_COPIES, Windows
 from leveret.storage.blob import CHAIN_START, decode_blob, encode_blob, iter_records
 from leveret.storage.engine import Corrupt, Unavailable
@@ -281,3 +282,20 @@ class TestPublishersThatAreFasterThanConsumers:
         await waited_for.spill()
         assert waited_for.is_wanted
         assert waited_for.hold_s(1 << 20, 100.0) == 0
+
+
+async def test_what_the_log_has_need_not_be_spilled(engine: MemoryEngine) -> None:
+    """A consumer with a window's worth of durable messages goes: all of it comes back in one turn."""
+    broker = await WholeBroker(engine, checkpoint_every_bytes=1 << 40).start()
+    client, consumer = broker.client(), broker.client()
+    client.declare("q")
+    consumer.consume("q")
+    for number in range(30):
+        client.publish("q", bytes([number]) * 1_000_000)
+        await broker.commit()
+    (lane,) = broker.broker.vhosts["/"].queues["q"].lanes
+    consumer.connection.close()
+    assert lane.bytes_in_memory > 30_000_000
+    await broker.spill()
+    assert lane.bytes_in_memory <= WINDOW_BYTES
+    assert broker.spilled_copies == 0

@@ -197,3 +197,30 @@ def test_what_was_stuck_and_has_gone_counts_no_more(filler: Filler) -> None:
     filler.fill(lane, 10)
     windows.fit(lane)
     assert lane.count_in_memory == 0
+
+
+def test_what_was_stuck_once_does_not_end_the_steps(filler: Filler) -> None:
+    windows, lane = Windows(), filler.lane()
+    filler.fill(lane, *([MIB] * 18))
+    runs = {copy: copy.run for copy in lane}
+    for copy in runs:
+        copy.run = None
+    windows.fit(lane)
+    for copy, run in runs.items():
+        copy.run = run
+    filler.fill(lane, *([MIB] * 24))
+    while windows.fit(lane):
+        pass
+    assert lane.bytes_in_memory <= WINDOW_BYTES
+
+
+def test_a_look_lets_go_of_no_more_than_a_step_of_all_lanes(filler: Filler) -> None:
+    windows = Windows(0)
+    lanes = [filler.lane(str(number)) for number in range(6)]
+    for lane in lanes:
+        filler.fill(lane, *([MIB] * 4))
+        assert windows.fit(lane)
+    while windows.total:
+        before = windows.total
+        windows.weigh_some()
+        assert STEP_BYTES <= before - windows.total <= 2 * STEP_BYTES + MIB

@@ -65,6 +65,15 @@ def test_tls_has_its_own_port() -> None:
         ("leveret://a,,b/", "names no host, or an empty one"),
         ("leveret://::1/", "write an IPv6 address in brackets"),
         ("leveret://[::1/", "names no host that makes sense"),
+        ("leveret://[]/", "names no host that makes sense"),
+        ("leveret://[host]/", "names no host that makes sense"),
+        ("leveret://[[::1]]/", "names no host that makes sense"),
+        ("leveret://ho st/", "names no host that makes sense"),
+        ("leveret://ho\nst/", "names no host that makes sense"),
+        ("leveret://h\uff03x/", "names no host that makes sense"),
+        ("leveret://h\uff1a1/", "names no host that makes sense"),
+        ("leveret://ann:pa?ss@host/", "write %2F and %3F in a password"),
+        ("leveret://ann:12/34@host/", "write %2F and %3F in a password"),
         ("leveret://host:٣/", "port must be a number"),
         ("leveret://host/?heartbeat=5", "unknown option 'heartbeat'; did you mean 'heartbeat_s'"),
         (
@@ -118,6 +127,18 @@ def test_the_password_is_never_shown() -> None:
     with pytest.raises(ValueError, match="port") as caught:
         parse_url("leveret://ann:secret@host:99999")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["leveret://ann:a/secret@host/v", "leveret://ann:a?secret@host/v"])
+def test_nor_what_is_left_of_one_that_was_not_quoted(url: str) -> None:
+    with pytest.raises(ValueError, match="in front of its '@'") as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_line_of_a_file_is_a_url() -> None:
+    (address,) = parse_url("leveret://host/orders\n").addresses
+    assert (address.host, address.vhost) == ("host", "orders")
 
 
 def test_a_url_is_a_string() -> None:
