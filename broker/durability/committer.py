@@ -1,9 +1,10 @@
 """Group commit: takes what the journal has pending, makes it durable with one append, then lets it be
 confirmed.
 
-While one batch is on its way to the disk, the next one gathers: what somebody waits for never waits for a
-timer. Acks alone do, for a moment. Every confirm goes this way, also one that has nothing to store, so
-confirms never overtake each other. Checkpoints and cleaning go on beside it.
+While one batch is on its way to the disk, the next one gathers. What somebody waits for waits for no timer,
+but for a millisecond while messages come few at a time; acks alone wait a little longer. Every confirm goes
+this way, also one that has nothing to store, so confirms never overtake each other. Checkpoints and cleaning
+go on beside it.
 
 Any error of the engine is fatal: nothing of that batch is confirmed, `run` raises, the server ends the
 process, and the next start recovers. After a failed fsync nobody knows what the disk holds, so a retry would
@@ -32,6 +33,14 @@ ACKS_WAIT_S = 0.005
 Nobody is told when an ack is durable. A publisher that waits for each confirm met the commit of the ack
 before: every second commit was for nothing but one ack (its rate: 1.25 times what it was).
 """
+PAUSE_S = 0.001
+"""Before the next commit, while messages trickle in.
+
+At 5,000 a second every other one had a commit of its own, and those that came meanwhile waited for the loop:
+delivery p50 0.235 -> 0.175 ms, CPU per message 157 -> 130 us, confirm p50 0.90 -> 1.04 ms (medians of 4).
+"""
+TRICKLE_MESSAGES = range(2, 33)  # in a commit: one alone may be of a publisher that waits for each confirm
+TRICKLE_BYTES = 64 * 1024  # pending: with more the next commit is worth it at once
 LANES_AT_ONCE = 64  # looked at before others get their turn
 WORTH_RECLAIMING_BYTES = 1024 * 1024  # of dead blobs, while the disk is low
 PARTS_AT_ONCE = 16  # blobs of a large message in one append: 4 MiB
@@ -57,6 +66,7 @@ class Committer:
         self._committing = asyncio.Lock()
         self._wakeup = asyncio.Event()
         self._acks_timer: asyncio.TimerHandle | None = None
+        self._messages = 0  # of the last commit
         self._closing = False
 
     def kick(self) -> None:
@@ -79,10 +89,17 @@ class Committer:
             while self._journal.is_awaited or self._checkpointer.is_walking or self._must_make_room:
                 self._keep_up()
                 await self.commit()
+                if self._is_trickling:
+                    await asyncio.sleep(PAUSE_S)
             self._keep_up()
             self.kick()
         if self._upkeep is not None:
             await self._upkeep
+
+    @property
+    def _is_trickling(self) -> bool:
+        """Whether messages come few at a time, from somebody who does not wait for each confirm."""
+        return self._messages in TRICKLE_MESSAGES and self._journal.pending_bytes < TRICKLE_BYTES
 
     def _keep_up(self) -> None:
         """Begin what is due beside the commits. Raises what it failed with."""
@@ -155,6 +172,7 @@ class Committer:
             counters.commit_messages.observe(batch.messages)
         else:
             await asyncio.sleep(0)
+        self._messages = batch.messages
         batch.committed()
         for number, lane in enumerate(batch.lanes, 1):
             while self._broker.windows.fit(lane):  # noqa: ASYNC110 # it gives way, it waits for nothing
