@@ -10,8 +10,9 @@ read, in the same way.
 import asyncio
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from leveret.protocol.amqp.properties import read_facts
 from leveret.protocol.errors import AmqpError
@@ -25,13 +26,16 @@ from ..queues.queue import Queue
 from ..queues.runs import NEVER, RunTable, keep_live
 from . import records
 from .blobs import StoredBlob
-from .checkpoint import LoadedCheckpoint, QueueImage
+from .checkpoint import STEP_QUEUES, LoadedCheckpoint, QueueImage
 from .log import LogTail
 from .records import PublishRecord, RecordType
 
 log = logging.getLogger(__name__)
 
 STEP_BLOBS = 2000  # entered at once: 41,000 took 140 ms in which nobody got a /healthz
+STEP_ROWS = 20_000  # counted at once
+
+T = TypeVar("T")
 
 # What comes of applying bytes that mean nothing.
 MALFORMED = (struct.error, ValueError, LookupError, TypeError, AttributeError, AmqpError)
@@ -74,23 +78,27 @@ class Fold:
         self.records = 0  # that were applied
         self._position = 0  # of the blob that is being applied
 
-    def apply_checkpoint(self, loaded: LoadedCheckpoint) -> None:
-        """Raises Corrupt."""
+    def apply_checkpoint(self, loaded: LoadedCheckpoint) -> Generator[None, None, None]:
+        """Step by step. Raises Corrupt."""
         try:
-            self._apply_checkpoint(loaded)
+            yield from self._apply_checkpoint(loaded)
         except MALFORMED as error:
             raise Corrupt(f"the checkpoint cannot be applied: {error!r}") from error
 
-    def _apply_checkpoint(self, loaded: LoadedCheckpoint) -> None:
+    def _apply_checkpoint(self, loaded: LoadedCheckpoint) -> Generator[None, None, None]:
         checkpoint = loaded.checkpoint
         self.broker.last_sequence = checkpoint.last_sequence
         self.broker.last_queue_id = checkpoint.last_queue_id
-        for packed in checkpoint.topology:
+        for number, packed in enumerate(checkpoint.topology, 1):
             self._topology(records.unpack_map(packed))
+            if number % STEP_QUEUES == 0:
+                yield
         for producer in checkpoint.producers:
             self.producers[producer.key] = Producer.from_image(producer)
-        for image in loaded.queues:
+        for number, image in enumerate(loaded.queues, 1):
             self._apply_image(image)
+            if number % STEP_QUEUES == 0:
+                yield
         self.copies.update(loaded.blob_copies())
         for position, (first, count) in checkpoint.parts.items():
             self.parts[position] = range(first, first + count)
@@ -234,11 +242,16 @@ class Fold:
             self.queues[queue.id] = _QueueState(queue)
             self.broker.last_queue_id = max(self.broker.last_queue_id, queue.id)
 
-    def enter_blobs(self, sizes: dict[int, int]) -> Iterator[None]:
+    def enter_blobs(self, sizes: dict[int, int]) -> Generator[None, None, None]:
         """Tell the journal what the log holds, and how much of it is alive, step by step. Raises Corrupt."""
         live: dict[int, int] = {}
+        rows = 0
         for state in self.queues.values():
             for lane in state.lanes.values():
+                rows += len(lane.table)
+                if rows > STEP_ROWS:
+                    rows = 0
+                    yield
                 for position, count in lane.table.live_by_position():
                     if position not in sizes:
                         raise Corrupt(
@@ -266,10 +279,12 @@ class Fold:
                 blob.size += sum(sizes[part] for part in blob.parts)
             blobs.enter(blob)
 
-    def fill_queues(self) -> int:
-        """Hand the runs to their queues. Returns how many messages there are."""
+    def fill_queues(self) -> Generator[None, None, int]:
+        """Hand the runs to their queues, step by step. Returns how many messages there are."""
         total = 0
-        for state in self.queues.values():
+        for number, state in enumerate(self.queues.values(), 1):
+            if number % STEP_QUEUES == 0:
+                yield
             queue = state.queue
             if queue.delivering:
                 # Any copy of it may have been with a consumer when the process died.
@@ -293,20 +308,29 @@ async def recover(engine: LogEngine, group: int, lease: Lease, broker: Broker) -
     if found is not None:
         position, data = found
         latest.checkpoint_bytes = len(data)
-        loaded = LoadedCheckpoint.unpack(data)
+        loaded = await _by_steps(LoadedCheckpoint.unpack_by_steps(data))
         chain = loaded.checkpoint.chain_hash
-        await asyncio.sleep(0)
-        fold.apply_checkpoint(loaded)
+        await _by_steps(fold.apply_checkpoint(loaded))
     chain = await _replay(engine, group, position, lease, fold, chain)
-    for _ in fold.enter_blobs(dict(await engine.blobs(group))):
-        await asyncio.sleep(0)
+    await _by_steps(fold.enter_blobs(dict(await engine.blobs(group))))
     broker.producers.come_back(fold.producers.values())
-    latest.recovery_messages = messages = fold.fill_queues()
+    latest.recovery_messages = messages = await _by_steps(fold.fill_queues())
     latest.recovery_records = fold.records
     latest.recovery_s = clock.monotonic_s() - started_s
     blobs = broker.journal.blobs
     log.info("recovered %d queues and %d messages in %d blobs", len(fold.queues), messages, len(blobs))
     return LogTail(group, lease.epoch, lease.fence, 1, chain)
+
+
+async def _by_steps(steps: Generator[None, None, T]) -> T:
+    """Do it, giving way to others between the steps. Returns what it does."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)
 
 
 async def _replay(

@@ -1,10 +1,12 @@
 """What is durable comes back from the log, exactly; what is damaged is not guessed at."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from whole_broker import TRANSIENT, WholeBroker
 
+from leveret.broker.durability import checkpoint, recovery
 from leveret.broker.durability.checkpoint import LoadedCheckpoint
 from leveret.storage.engine import Corrupt, Position
 from leveret.storage.memory import MemoryEngine
@@ -46,6 +48,34 @@ async def test_what_was_not_committed_is_gone(engine: MemoryEngine) -> None:
     await before.commit()
     client.publish("q", b"lost")
     assert (await restarted(engine)).client().drain("q") == [(b"kept", False)]
+
+
+async def test_others_have_their_turns_while_many_queues_come_back(
+    engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Health checks are answered meanwhile. Each of the parts gives way on its own: none takes long."""
+    for module in (checkpoint, recovery):
+        monkeypatch.setattr(module, "STEP_QUEUES", 10)
+    monkeypatch.setattr(recovery, "STEP_ROWS", 10)
+    before = await WholeBroker(engine).start()
+    client = before.client()
+    for number in range(100):
+        client.declare(str(number))
+        client.publish(str(number), b"x")
+    await before.stop()
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    others = asyncio.create_task(take_turns())
+    after = await WholeBroker(engine).start(read_back=False)
+    others.cancel()
+    assert turns >= 4 * 9, "unpacked, declared, filled with images, counted, handed over: ten steps each"
+    assert len(after.broker.vhosts["/"].queues) == 100
 
 
 async def test_transient_messages_and_queues_are_gone(engine: MemoryEngine) -> None:
